@@ -1,0 +1,60 @@
+# Every target does its own set-up, and does it once. `make` alone lists them.
+
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory --no-builtin-rules
+
+PYTHON := .venv/bin/python
+TOOLS := .venv-tools/bin
+
+# Arguments for pytest: make test ARGS="-k sse"
+ARGS ?=
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' Makefile
+
+.PHONY: setup
+setup: ## make .venv: Sidestream, editable, and all it needs at locked versions
+	@.make/venv .venv .locks/test.txt --with-project
+
+.PHONY: tools
+tools:
+	@.make/venv .venv-tools .locks/lint.txt
+
+.PHONY: demo
+demo: setup ## see it work: fake providers and clients, on loopback, without keys
+	@.venv/bin/sidestream demo --policies policies
+
+.PHONY: demo-transparent
+demo-transparent: setup ## the same, redirected by iptables (Linux, root)
+	@.venv/bin/sidestream demo --policies policies --transparent
+
+# Tests run although lint failed, so that one run shows all there is to mend.
+.PHONY: test
+test: setup tools ## lint, then the tests on every supported Python here (ARGS="-k sse" to choose)
+	@.make/system-packages
+	@.make/lint && lint=0 || lint=1; \
+	.make/tests $(ARGS) || exit 1; \
+	[ $$lint = 0 ] || { echo "lint: failed, see above" >&2; exit 1; }
+
+.PHONY: lint
+lint: setup tools ## ruff, mypy, the import contracts, shellcheck
+	@.make/lint
+
+.PHONY: format
+format: tools ## put code into shape
+	@$(TOOLS)/ruff check --quiet --fix-only .
+	@$(TOOLS)/ruff format --quiet .
+
+.PHONY: lock
+lock: ## resolve .locks/ again after a change of pyproject.toml (ARGS=--upgrade for new versions)
+	@.make/lock $(ARGS)
+
+.PHONY: bench-policy
+bench-policy: setup ## measure what deciding and planning cost
+	@$(PYTHON) -m sidestream.cli.bench $(ARGS)
+
+.PHONY: clean
+clean: ## remove environments and caches
+	@rm -rf .venv .venv-tools .venv-lock .tox .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
+	@find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
