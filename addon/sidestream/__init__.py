@@ -1,0 +1,1 @@
+"""Sidestream: governs the LLM traffic of programs that do not know it is there."""

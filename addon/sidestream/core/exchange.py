@@ -1,0 +1,122 @@
+"""
+One request and its answer, from the first hook to the one record.
+
+Hooks come in any order and some never come; whatever they do, `finish` gives a record once.
+The times are the caller's: wall clock for when it began, a monotonic clock for how long it took.
+"""
+
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+
+from sidestream.core.errors import cut
+from sidestream.core.planning import Plan
+from sidestream.core.routing import Decision, Forward, Reject
+from sidestream.core.usage import Meter
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """
+    What is known of a finished exchange. Field names are the access log's.
+
+    It holds names, counts and times, never a body, a header or a key: redacted by
+    construction. ``None``: not known, or not applicable.
+    """
+
+    time: str
+    """When the request began, RFC 3339 in UTC."""
+    id: str
+    client: str
+    host: str
+    route: str | None
+    rule: str | None
+    provider: str | None
+    operation: str | None
+    request_model: str | None
+    sent_model: str | None
+    response_model: str | None
+    stream: bool | None
+    status: int | None
+    error: str | None
+    """A stable word for what went wrong; ``None`` when nothing did."""
+    prompt_tokens: int | None
+    completion_tokens: int | None
+    time_to_first_byte_seconds: float | None
+    duration_seconds: float
+    bytes_in: int
+    """Body bytes that the client sent."""
+    bytes_out: int
+    """Body bytes that the client was sent."""
+
+    def as_dict(self) -> dict[str, object]:
+        """Return the record as plain values, for JSON."""
+        return asdict(self)
+
+
+class Exchange:
+    """What is being learnt of one exchange. Times are seconds of the caller's clocks."""
+
+    def __init__(self, identifier: str, client: str, host: str, *, wall_time: float, now: float) -> None:
+        self.id = identifier
+        self.client = client
+        self.host = host
+        self.decision: Decision | None = None
+        self.plan: Plan | None = None
+        self.meter: Meter | None = None
+        self.status: int | None = None
+        self.bytes_in = 0
+        self.bytes_out = 0
+        self._wall_time = wall_time
+        self._began = now
+        self._first_byte: float | None = None
+        self._finished = False
+
+    def answered(self, status: int, *, now: float) -> None:
+        """Take note that the answer's head is there."""
+        self.status = status
+        self._first_byte = now
+
+    def passed(self, chunk: bytes) -> None:
+        """Take note of body bytes on their way to the client."""
+        self.bytes_out += len(chunk)
+        if self.meter is not None:
+            self.meter.feed(chunk)
+
+    def finish(self, *, now: float, error: str | None = None) -> Record | None:
+        """Close the exchange and return its record; ``None`` if that was done before."""
+        if self._finished:
+            return None
+        self._finished = True
+        meter = self.meter or Meter("")
+        meter.finish()
+        if error is None and self.plan is not None and self.plan.stream and meter.complete is False:
+            error = "stream_incomplete"
+        error = error or ("error_in_stream" if meter.complete is not None and meter.error_seen else None)
+        decision, planned = self.decision, self.plan
+        ruled = decision if isinstance(decision, Forward | Reject) else None
+        return Record(
+            time=datetime.fromtimestamp(self._wall_time, UTC).isoformat(timespec="milliseconds"),
+            id=self.id,
+            client=self.client,
+            host=self.host,
+            route=ruled.route.name if ruled and ruled.route else None,
+            rule=ruled.rule.name if ruled and ruled.rule else None,
+            provider=decision.backend.provider.name if isinstance(decision, Forward) else None,
+            operation=planned.operation.name if planned else None,
+            request_model=_foreign(planned.request_model) if planned else None,
+            sent_model=_foreign(planned.sent_model) if planned else None,
+            response_model=_foreign(meter.response_model),
+            stream=planned.stream if planned else None,
+            status=self.status,
+            error=error or (decision.error.code if isinstance(decision, Reject) else None),
+            prompt_tokens=meter.usage.prompt_tokens,
+            completion_tokens=meter.usage.completion_tokens,
+            time_to_first_byte_seconds=None if self._first_byte is None else round(self._first_byte - self._began, 6),
+            duration_seconds=round(now - self._began, 6),
+            bytes_in=self.bytes_in,
+            bytes_out=self.bytes_out,
+        )
+
+
+def _foreign(text: str | None) -> str | None:
+    return None if text is None else cut(text)

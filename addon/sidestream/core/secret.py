@@ -1,0 +1,47 @@
+"""
+A value that goes into an outgoing request and nowhere else.
+
+`Secret` has no representation: printing, formatting, logging, comparing in an assertion
+or pickling one never shows what it holds. Only `reveal` does, and it is called in one
+place, where the wire bytes of an attempt are made.
+"""
+
+from typing import NoReturn
+
+REDACTED = "[redacted]"
+"""What stands in place of a secret wherever a person or a program can look."""
+
+CREDENTIAL_HEADERS = frozenset({"authorization", "api-key", "x-api-key", "proxy-authorization"})
+"""Request headers that carry a key, in lower case. A client's own never reach a provider."""
+
+
+class Secret:
+    """A key. Equal to another of the same value; shown by nothing."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    def reveal(self) -> str:
+        """Return the value, for the wire bytes of an attempt."""
+        return self._value
+
+    def __repr__(self) -> str:
+        return f"Secret({REDACTED})"
+
+    def __str__(self) -> str:
+        return REDACTED
+
+    def __format__(self, spec: str) -> str:
+        return format(REDACTED, spec)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and self._value == other._value
+
+    def __hash__(self) -> int:
+        return hash(self._value)
+
+    def __reduce__(self) -> NoReturn:
+        message = "a Secret is not written anywhere"
+        raise TypeError(message)

@@ -1,0 +1,102 @@
+"""
+What an answer says about itself: its model and how many tokens it took.
+
+`Meter` reads an answer's bytes as they pass and changes nothing. It understands a JSON
+answer and a stream of events, of chat, completions, embeddings (`prompt_tokens`) and of the
+Responses API (`input_tokens`). What the provider does not say stays ``None``: never 0.
+
+Source: OpenAI API reference, "Chat completion object", "Chat completion chunk", "Responses".
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from sidestream.core.sse import Decoder
+
+MAX_JSON_BYTES = 8 * 1024 * 1024
+"""How much of a JSON answer is kept to be read at its end, in bytes. A longer one is not metered."""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens as the provider counted them; ``None`` where it said nothing."""
+
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+
+
+class Meter:
+    """
+    Reads one answer. Feed it every chunk, then read `response_model`, `usage` and `complete`.
+
+    `complete`: whether a stream said that it ended (`[DONE]`, or `response.completed`);
+    ``None`` for an answer that is no stream, whose framing says so.
+    """
+
+    __slots__ = ("_decoder", "_json", "complete", "error_seen", "response_model", "usage")
+
+    def __init__(self, content_type: str, content_encoding: str = "") -> None:
+        media_type = content_type.partition(";")[0].strip().lower()
+        readable = content_encoding.lower() in ("", "identity")
+        is_stream = media_type == "text/event-stream"
+        is_json = media_type == "application/json" or media_type.endswith("+json")
+        self._decoder = Decoder() if readable and is_stream else None
+        self._json: bytearray | None = bytearray() if readable and is_json else None
+        self.response_model: str | None = None
+        self.usage = Usage()
+        self.complete: bool | None = False if self._decoder is not None else None
+        self.error_seen = False
+
+    def feed(self, chunk: bytes) -> None:
+        """Take the next bytes of the answer."""
+        if self._decoder is not None:
+            for event in self._decoder.feed(chunk):
+                self._read_event(event.data)
+        elif self._json is not None:
+            self._json += chunk
+            if len(self._json) > MAX_JSON_BYTES:
+                self._json = None
+
+    def finish(self) -> None:
+        """Read what could only be read at the end. Calling it again changes nothing."""
+        if self._json is not None:
+            self._read_object(bytes(self._json))
+            self._json = None
+
+    def _read_event(self, data: bytes) -> None:
+        if data == b"[DONE]":
+            self.complete = True
+        elif self.response_model is None or b'"usage"' in data or b'"error"' in data:
+            self._read_object(data)
+
+    def _read_object(self, text: bytes) -> None:
+        try:
+            answer = json.loads(text)
+        except (ValueError, RecursionError):
+            return
+        if not isinstance(answer, dict):
+            return
+        if answer.get("type") in ("response.completed", "response.incomplete", "response.failed"):
+            self.complete = True
+        if answer.get("error"):
+            self.error_seen = True
+        inner = answer.get("response")
+        self._read_fields(inner if isinstance(inner, dict) else answer)
+
+    def _read_fields(self, answer: Mapping[str, object]) -> None:
+        model, usage = answer.get("model"), answer.get("usage")
+        if isinstance(model, str) and model:
+            self.response_model = model
+        if isinstance(usage, dict):
+            self.usage = Usage(
+                _count(usage, "prompt_tokens", "input_tokens"), _count(usage, "completion_tokens", "output_tokens")
+            )
+
+
+def _count(usage: Mapping[str, object], *names: str) -> int | None:
+    for name in names:
+        count = usage.get(name)
+        if isinstance(count, int) and not isinstance(count, bool) and count >= 0:
+            return count
+    return None

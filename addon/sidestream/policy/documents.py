@@ -1,0 +1,270 @@
+"""
+The documents: `LLMProvider` and `LLMRoute`, field for field.
+
+Names are those of Alibaba Cloud Service Mesh, so that its manifests work unchanged; unknown
+fields are refused. Fields that are Sidestream's own say so. The CRDs are made from these
+classes, so a field's description is its public documentation.
+"""
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, model_validator
+from pydantic.alias_generators import to_camel
+
+API_GROUP = "istio.alibabacloud.com"
+API_VERSION = f"{API_GROUP}/v1beta1"
+
+_DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)(ms|s|m|h))+")
+_DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
+_UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def _seconds(value: object) -> object:
+    if not isinstance(value, str) or not _DURATION.fullmatch(value):
+        message = "a duration is a number and a unit (ms, s, m, h), like 100ms or 1m30s"
+        raise ValueError(message)
+    seconds = sum(float(number) * _UNIT_SECONDS[unit] for number, unit in _DURATION_PART.findall(value))
+    if seconds <= 0:
+        message = "a duration is longer than nothing"
+        raise ValueError(message)
+    return seconds
+
+
+Duration = Annotated[
+    float,
+    BeforeValidator(_seconds, json_schema_input_type=str),
+    Field(description="A duration: a number and a unit (ms, s, m, h)."),
+]
+Port = Annotated[int, Field(ge=1, le=65535)]
+HeaderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$")]
+Target = Annotated[str, Field(pattern=r"^/[!-~]*$")]
+NonEmpty = Annotated[str, Field(min_length=1)]
+
+
+class Strict(BaseModel):
+    """What all parts of a document share: camelCase, exact types, no unknown fields."""
+
+    model_config = ConfigDict(
+        alias_generator=to_camel, extra="forbid", strict=True, frozen=True, protected_namespaces=()
+    )
+
+
+class Metadata(Strict):
+    """The metadata of a Kubernetes object, as far as it matters here."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    name: NonEmpty
+    namespace: NonEmpty = "default"
+
+    @property
+    def qualified(self) -> str:
+        """Namespace and name."""
+        return f"{self.namespace}/{self.name}"
+
+
+class WorkloadSelector(Strict):
+    """Which workloads a provider is for."""
+
+    labels: dict[str, str] = Field(description="Labels that a workload must all have.")
+
+
+class EndpointTls(Strict):
+    """How an endpoint is spoken to."""
+
+    mode: Literal["SIMPLE", "DISABLE"] = Field("SIMPLE", description="SIMPLE: verified TLS. DISABLE: plain HTTP.")
+    ca_file: NonEmpty | None = Field(
+        None, description="PEM file with the CAs to trust instead of the system's; relative to the document."
+    )
+    sni: NonEmpty | None = Field(None, description="Name to ask for and to verify; default: the endpoint's host name.")
+
+
+class Endpoint(Strict):
+    """Where the bytes for a provider go (a field of Sidestream)."""
+
+    host: NonEmpty | None = Field(None, description="Host name or address; default: the provider's host.")
+    port: Port | None = Field(None, description="Port; default: 443, or 80 without TLS.")
+    tls: EndpointTls = EndpointTls()
+
+
+class SecretKeyRef(Strict):
+    """A key of a Kubernetes Secret in the document's namespace."""
+
+    name: NonEmpty
+    key: NonEmpty
+
+
+class ApiKeyFrom(Strict):
+    """Where an API key comes from: exactly one of the fields (a field of Sidestream)."""
+
+    secret_key_ref: SecretKeyRef | None = Field(None, description="A key of a Kubernetes Secret.")
+    file: NonEmpty | None = Field(None, description="A file, read again when it changes; relative to the document.")
+    env: NonEmpty | None = Field(None, description="An environment variable.")
+
+    @model_validator(mode="after")
+    def _one(self) -> "ApiKeyFrom":
+        _exactly_one(self, "secretKeyRef", "file", "env")
+        return self
+
+
+class OpenAIConfig(Strict):
+    """What is written into requests to the provider."""
+
+    model: NonEmpty | None = Field(None, description="Model to use, whatever the client asks for.")
+    stream: bool | None = Field(None, description="Whether to stream, whatever the client asks for.")
+    api_key: NonEmpty | None = Field(
+        None, description="API key: ${NAME} takes it from the environment; a literal works but is not wise."
+    )
+    api_key_from: ApiKeyFrom | None = Field(None, description="Where the API key comes from.")
+    model_mapping: dict[str, NonEmpty] | None = Field(
+        None, description="Client's model to provider's model; '*' stands for any other. Counts only without `model`."
+    )
+    parameters: dict[str, JsonValue] | None = Field(
+        None, description="Body fields to set or replace; null removes a field."
+    )
+
+
+class Config(Strict):
+    """A configuration, in the format that it is for."""
+
+    open_ai_config: OpenAIConfig = Field(OpenAIConfig(), alias="openAIConfig")
+
+
+class Configs(Strict):
+    """The default configuration, and those of single rules."""
+
+    default_config: Config = Config()
+    route_specific_configs: dict[str, Config] = Field(
+        {}, description="Rule name to configuration, laid over the default field by field."
+    )
+
+
+class LLMProviderSpec(Strict):
+    """A provider of models, and how to use it."""
+
+    host: NonEmpty = Field(description="The host that apps call; unique among providers.")
+    path: Target = Field("/v1/chat/completions", description="The provider's path of the chat operation.")
+    workload_selector: WorkloadSelector | None = Field(None, description="Workloads it is for; absent: all.")
+    endpoint: Endpoint = Endpoint()
+    configs: Configs = Configs()
+
+
+class StringMatch(Strict):
+    """A condition on a text: exactly one of the fields."""
+
+    exact: str | None = Field(None, description="The whole value, character by character.")
+    prefix: NonEmpty | None = Field(None, description="The start of the value.")
+    regex: NonEmpty | None = Field(None, description="An RE2 expression for the whole value.")
+    present: bool | None = Field(None, description="true: there is a value; false: there is none (Sidestream's own).")
+
+    @model_validator(mode="after")
+    def _one(self) -> "StringMatch":
+        _exactly_one(self, "exact", "prefix", "regex", "present")
+        return self
+
+
+class RouteMatch(Strict):
+    """Conditions that must all hold."""
+
+    headers: dict[HeaderName, StringMatch] = Field({}, description="Header name to condition.")
+    source_labels: dict[str, str] = Field({}, description="Labels that the calling workload must have.")
+    model: StringMatch | None = Field(None, description="Condition on the body's model (Sidestream's own).")
+
+
+class BackendRef(Strict):
+    """One weighted target."""
+
+    provider_host: NonEmpty = Field(description="The host of an LLMProvider.")
+    weight: Annotated[int, Field(ge=0, le=1_000_000)] | None = Field(
+        None, description="Share of the requests, relative to the sum; 0: none. All absent: equal shares."
+    )
+    priority: Annotated[int, Field(ge=0, le=100)] = Field(
+        0, description="Tier; a higher number is used only when every lower tier failed (Sidestream's own)."
+    )
+
+
+class Backoff(Strict):
+    """The pause before a retry."""
+
+    base: Duration = 0.1
+    max: Duration = 2.0
+
+
+RetryOn = Literal["connect-failure", "reset", "timeout", "rate-limited", "server-error", "stream-error"]
+
+
+class Retry(Strict):
+    """When a failed attempt is followed by another (Sidestream's own)."""
+
+    attempts: Annotated[int, Field(ge=0, le=10)] = Field(description="How many more attempts may follow the first.")
+    on: list[RetryOn] | None = Field(None, description="Failures that are retried; absent: all of them.")
+    backoff: Backoff = Backoff()
+
+
+class Timeouts(Strict):
+    """How long the parts of an exchange may take (Sidestream's own)."""
+
+    connect: Duration = 5.0
+    first_byte: Duration = 60.0
+    stream_idle: Duration = 60.0
+    request: Duration = 600.0
+
+
+class HashOn(Strict):
+    """What keeps a client with its backend (Sidestream's own)."""
+
+    header: HeaderName = Field(description="Requests with the same value of this header get the same backend.")
+
+
+class Rule(Strict):
+    """A rule: when it matches, one of its backends gets the request."""
+
+    name: NonEmpty | None = None
+    matches: list[RouteMatch] = Field([], description="Blocks of which one must hold; none: always.")
+    backend_refs: Annotated[list[BackendRef], Field(min_length=1)]
+    retry: Retry | None = None
+    timeouts: Timeouts | None = None
+    hash_on: HashOn | None = None
+
+
+class LLMRouteSpec(Strict):
+    """Which requests for a host go to which providers."""
+
+    host: NonEmpty = Field(description="A provider's host, or a virtual name that only this route gives meaning.")
+    gateways: list[str] | None = Field(None, description="Where the route applies; only `mesh` does so here.")
+    rules: Annotated[list[Rule], Field(min_length=1)] = Field(description="The first rule that matches wins.")
+
+
+class Document(Strict):
+    """What both kinds share."""
+
+    api_version: Literal["istio.alibabacloud.com/v1beta1"]
+    metadata: Metadata
+    status: dict[str, JsonValue] | None = None
+
+
+class LLMProvider(Document):
+    """A provider of models: the host that apps call, and what is made of their requests."""
+
+    kind: Literal["LLMProvider"]
+    spec: LLMProviderSpec
+
+
+class LLMRoute(Document):
+    """Rules that send the requests for a host to providers."""
+
+    kind: Literal["LLMRoute"]
+    spec: LLMRouteSpec
+
+
+KINDS: dict[str, type[LLMProvider | LLMRoute]] = {"LLMProvider": LLMProvider, "LLMRoute": LLMRoute}
+
+
+def _exactly_one(model: BaseModel, *names: str) -> None:
+    fields = {field.alias or name: name for name, field in type(model).model_fields.items()}
+    given = [name for name in names if getattr(model, fields[name]) is not None]
+    if len(given) != 1:
+        found = " and ".join(given) or "none"
+        message = f"exactly one of {', '.join(names)} must be given, found {found}"
+        raise ValueError(message)

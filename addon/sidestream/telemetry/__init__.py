@@ -1,0 +1,1 @@
+"""One sink per output, fed with finished records."""
