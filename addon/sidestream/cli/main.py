@@ -1,0 +1,42 @@
+"""
+The command `sidestream`.
+
+Exit status: 0 good, 1 problems found, 2 wrong usage. Results go to standard output, what a
+person is told besides to standard error.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from sidestream.cli import checking, demonstrating, explaining, running
+
+GOOD, PROBLEMS = 0, 1
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command with `arguments` (default: the process's) and return its exit status."""
+    parser = make_parser()
+    options = parser.parse_args(arguments)
+    try:
+        return int(options.run(options))
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()  # whoever read our output has enough; Python would complain at exit
+        return PROBLEMS
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the whole command."""
+    parser = argparse.ArgumentParser(
+        prog="sidestream", description="Govern the LLM traffic of programs that do not know it is there."
+    )
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for module in (running, demonstrating, checking, explaining):
+        module.add_commands(commands)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

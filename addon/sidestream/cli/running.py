@@ -1,0 +1,155 @@
+"""`sidestream run`: the proxy."""
+
+import argparse
+import logging
+import socket
+import sys
+
+from sidestream.cli.wiring import make_addon
+from sidestream.mitm.process import Process, ProcessError, run
+
+TRANSPARENT_PORT = 15001
+"""Where redirected connections arrive: the default of init-container/redirect.sh."""
+PROXY_PORT = 8080
+
+_EPILOG = """\
+modes:
+  regular            an HTTP proxy that apps are told of (HTTP_PROXY); the default
+  transparent        connections that init-container/redirect.sh redirects here
+  reverse:URL        a server that stands for URL; its host is the policy's
+  local:NAME         the connections of the local program NAME (Linux 6.8+, macOS)
+
+examples:
+  sidestream run --policies policies
+  sidestream run --policies policies --mode transparent --log /var/log/sidestream.jsonl
+  sidestream run --policies policies --mode reverse:http://demo-llm-server@9000 --web
+"""
+
+
+def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add `run` to the command."""
+    parser = commands.add_parser(
+        "run",
+        help="run the proxy",
+        description="Run the proxy until SIGTERM or SIGINT. Records go to standard output, logs to standard error.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--policies", required=True, metavar="DIR", help="folder (or file) of policies, watched")
+    parser.add_argument("--mode", action="append", metavar="MODE", help="how connections arrive; may be repeated")
+    parser.add_argument(
+        "--listen",
+        type=_address,
+        metavar="HOST:PORT",
+        help=f"where to listen; default: port {PROXY_PORT} on loopback, or {TRANSPARENT_PORT} when transparent",
+    )
+    parser.add_argument(
+        "--intercept-tls", action="store_true", help="govern HTTPS clients too (they must trust the CA in confdir)"
+    )
+    parser.add_argument(
+        "--upstream-ca", default="", metavar="FILE", help="PEM file of CAs to trust besides the system's"
+    )
+    parser.add_argument("--confdir", metavar="DIR", help="where the CA is kept; default: ~/.mitmproxy")
+    parser.add_argument("--log", default="-", metavar="FILE", help="file for the records; - is standard output")
+    parser.add_argument(
+        "--labels", default="", metavar="NAME=VALUE,…", help="labels of the workload, for sourceLabels and selectors"
+    )
+    parser.add_argument("--web", action="store_true", help="show the traffic on mitmweb's pages, on loopback")
+    parser.add_argument(
+        "--fail-open", action="store_true", help="on a bug of ours, send the request where it was going (not: 500)"
+    )
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="an option of mitmproxy; may be repeated"
+    )
+    parser.set_defaults(run=_run, parser=parser)
+
+
+def _run(options: argparse.Namespace) -> int:
+    try:
+        modes = listening_modes(options.mode or ["regular"], options.listen)
+    except ValueError as e:
+        options.parser.error(str(e))
+    settings: dict[str, object] = {
+        "mode": modes,
+        "sidestream_policies": options.policies,
+        "sidestream_log": options.log,
+        "sidestream_labels": options.labels,
+        "sidestream_intercept_tls": options.intercept_tls,
+        "sidestream_fail_open": options.fail_open,
+        "sidestream_upstream_ca": options.upstream_ca,
+    }
+    if options.confdir:
+        settings["confdir"] = options.confdir
+    if options.web:
+        settings["web_open_browser"] = False
+    log_to_stderr()
+    try:
+        run(Process(settings, options.set, options.web), make_addon())
+    except ProcessError as e:
+        print(e, file=sys.stderr)
+        return 1
+    return 0
+
+
+def listening_modes(modes: list[str], listen: tuple[str, int] | None) -> list[str]:
+    """
+    Return `modes` as mitmproxy's mode specs, each with its address.
+
+    Raises:
+        ValueError: two modes would listen at the same address.
+    """
+    placed = []
+    for mode in modes:
+        if "@" in mode:
+            placed.append(mode)
+        elif listen is not None:
+            host, port = listen
+            placed.append(f"{mode}@{f'[{host}]' if ':' in host else host}:{port}")
+        elif mode == "transparent":
+            # Redirected IPv6 connections arrive at ::1.
+            placed += [f"{mode}@{host}:{TRANSPARENT_PORT}" for host in ("127.0.0.1", "[::1]") if _has_address(host)]
+        else:
+            placed.append(f"{mode}@127.0.0.1:{PROXY_PORT}")
+    addresses = [mode.rpartition("@")[2] for mode in placed]
+    twice = {address for address in addresses if addresses.count(address) > 1}
+    if twice:
+        raise ValueError(f"several modes would listen at {', '.join(twice)}: give each its own, like MODE@HOST:PORT")
+    return placed
+
+
+def log_to_stderr() -> None:
+    """Send logs to standard error, one line each, with their fields."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Lines())
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+
+
+class _Lines(logging.Formatter):
+    """A readable line: time, level, event, then the fields that came as `extra`."""
+
+    _own = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "client"}
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(message)s")
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields = "".join(f" {name}={value}" for name, value in vars(record).items() if name not in self._own)
+        first, newline, rest = super().format(record).partition("\n")
+        return first + fields + newline + rest
+
+
+def _address(text: str) -> tuple[str, int]:
+    host, colon, port = text.rpartition(":")
+    if not (colon and port.isdecimal() and 0 < int(port) < 65536):
+        raise argparse.ArgumentTypeError(f"{text!r} is no HOST:PORT")
+    return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def _has_address(host: str) -> bool:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        with socket.socket(family) as probe:
+            probe.bind((host.strip("[]"), 0))
+    except OSError:
+        return False
+    return True

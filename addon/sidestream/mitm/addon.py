@@ -1,0 +1,83 @@
+"""
+The addon: its options, its life, and the hooks it is made of.
+
+It works the same under stock `mitmdump -s`, `mitmweb -s` and `sidestream run`.
+"""
+
+import asyncio
+import logging
+
+from mitmproxy import ctx, exceptions
+from mitmproxy.addonmanager import Loader
+
+from sidestream.mitm import options
+from sidestream.mitm.connections import ConnectionHooks
+from sidestream.mitm.current import Current
+from sidestream.mitm.requests import RequestHooks
+from sidestream.mitm.runtime import Connect
+
+logger = logging.getLogger(__name__)
+
+FORCED_OPTIONS = {
+    "connection_strategy": "lazy",  # eager would dial the original address before a policy is asked
+    "block_global": False,  # would refuse pods that have public addresses
+    "upstream_cert": False,  # would copy names from a certificate of the original address
+}
+"""Options of mitmproxy that Sidestream does not work without, and their values."""
+
+UNSAFE_OPTIONS = {"proxy_debug": "it would print keys"}
+"""Options that are refused → why."""
+
+
+class Sidestream:
+    """The mitmproxy addon. `connect` makes its surroundings from its options."""
+
+    name = "sidestream"
+
+    def __init__(self, connect: Connect) -> None:
+        self.current = Current()
+        requests = RequestHooks(self.current)
+        self.addons = [ConnectionHooks(self.current, requests), requests]
+        self._connect = connect
+        self._watching: asyncio.Task[None] | None = None
+
+    def load(self, loader: Loader) -> None:
+        """Declare the options."""
+        options.declare(loader)
+
+    def configure(self, updated: set[str]) -> None:
+        """Take the options as they are now. What does not work is refused, and changes nothing."""
+        for name, reason in UNSAFE_OPTIONS.items():
+            if getattr(ctx.options, name):
+                raise exceptions.OptionsError(f"Sidestream does not run with {name}: {reason}")
+        if not updated & options.ALL and self.current.runtime is not None:
+            return
+        settings = options.read(ctx.options)
+        if settings == self.current.settings or not settings.policies:
+            return  # `running` says that there are none: raising here would hide why others were refused
+        try:
+            runtime = self._connect(settings)
+        except (ValueError, OSError) as e:
+            raise exceptions.OptionsError(str(e)) from e
+        self.current.settings, self.current.runtime = settings, runtime
+        if self._watching is not None:
+            self._watch()
+
+    def running(self) -> None:
+        """Start to watch the policy."""
+        ctx.options.update(**FORCED_OPTIONS)
+        if self.current.runtime is None:
+            name = options.POLICIES
+            logger.error("no policies: give their folder (--set %s=DIR, or %s)", name, name.upper())
+        self._watch()
+
+    def done(self) -> None:
+        """Stop to watch the policy."""
+        if self._watching is not None:
+            self._watching.cancel()
+            self._watching = None
+
+    def _watch(self) -> None:
+        self.done()
+        if self.current.runtime is not None:
+            self._watching = asyncio.get_running_loop().create_task(self.current.runtime.source.run())

@@ -1,0 +1,85 @@
+"""Hooks about connections: which are passed through, which are read, and how providers are verified."""
+
+import logging
+
+from mitmproxy import connection, ctx, exceptions, tls
+from mitmproxy.addons.next_layer import NextLayer
+from mitmproxy.addons.proxyserver import Proxyserver
+from mitmproxy.proxy import layer, mode_specs, server_hooks
+
+from sidestream.mitm.current import Current
+from sidestream.mitm.engine.clients import prepare, was_redirected
+from sidestream.mitm.engine.http import GovernedHttpLayer, Governor, endpoints
+from sidestream.mitm.engine.tls import provider_connection
+from sidestream.mitm.engine.transparent import CloseLayer
+from sidestream.mitm.firstbytes import choose_layer
+
+logger = logging.getLogger(__name__)
+
+
+class ConnectionHooks:
+    """The hooks of connections. `governor` is what HTTP layers are given to ask."""
+
+    def __init__(self, current: Current, governor: Governor) -> None:
+        self._current = current
+        self._governor = governor
+
+    def client_connected(self, client: connection.Client) -> None:
+        """Refuse a connection that would be sent to the proxy itself; prepare all others."""
+        proxyserver = _addon("proxyserver", Proxyserver)
+        is_transparent = isinstance(client.proxy_mode, mode_specs.TransparentMode)
+        if is_transparent and not was_redirected(proxyserver, client):
+            client.error = "this connection was not redirected: it is meant for the proxy itself"
+            logger.warning("refused a connection that was made to the proxy itself", extra={"client": client.peername})
+        else:
+            prepare(proxyserver, client)
+
+    def next_layer(self, undecided: layer.NextLayer) -> None:
+        """Pass the connection through, or let mitmproxy read it."""
+        try:
+            intercept_tls = self._current.settings.intercept_tls
+            choose_layer(undecided, self._current.snapshot, intercept_tls=intercept_tls, stock=self._stock_layer)
+        except exceptions.AddonHalt:
+            raise
+        except Exception:
+            logger.exception("the first bytes of a connection could not be judged")
+            if not self._current.settings.fail_open:
+                undecided.layer = CloseLayer(undecided.context)
+
+    def _stock_layer(self, undecided: layer.NextLayer) -> None:
+        _addon("nextlayer", NextLayer).next_layer(undecided)
+        if undecided.layer is not None:
+            GovernedHttpLayer.specialise(undecided.layer, self._governor)
+
+    def tls_clienthello(self, hello: tls.ClientHelloData) -> None:
+        """Decrypt a connection only when a policy names its SNI."""
+        try:
+            is_asked_for = isinstance(hello.context.client.proxy_mode, mode_specs.ReverseMode)
+            if hello.context.server.address is not None and not is_asked_for:
+                hello.ignore_connection = not self._current.governs(hello.client_hello.sni or "")
+        except Exception:
+            logger.exception("a ClientHello could not be judged; the connection is not decrypted")
+            hello.ignore_connection = True
+
+    def tls_start_server(self, start: tls.TlsData) -> None:
+        """Verify a provider as its policy says."""
+        endpoint = endpoints.get(start.conn) if isinstance(start.conn, connection.Server) else None
+        if endpoint is not None:
+            start.conn.sni = endpoint.server_name
+            start.ssl_conn = provider_connection(endpoint, self._current.settings.upstream_ca_pem)
+
+    def server_connect_error(self, failed: server_hooks.ServerConnectionHookData) -> None:
+        """Let the next request try again: mitmproxy would fail it at once."""
+        if failed.server in endpoints:
+            failed.server.error = None
+
+    def tls_failed_server(self, failed: tls.TlsData) -> None:
+        """Let the next request try again: mitmproxy would fail it at once."""
+        if isinstance(failed.conn, connection.Server) and failed.conn in endpoints:
+            failed.conn.error = None
+
+
+def _addon[A](name: str, kind: type[A]) -> A:
+    addon = ctx.master.addons.get(name)
+    assert isinstance(addon, kind)
+    return addon

@@ -1,0 +1,33 @@
+"""What is known of a client's connection only inside mitmproxy's server."""
+
+import asyncio
+from collections import defaultdict
+
+from mitmproxy import connection
+from mitmproxy.addons.proxyserver import Proxyserver
+
+from sidestream.mitm.engine.transparent import PatientTransparentProxy
+
+MAX_CONNECTIONS_PER_ADDRESS = 10_000
+"""Upstream connections of one client to one address. mitmproxy's five hold up parallel streams of HTTP/2."""
+
+
+def prepare(proxyserver: Proxyserver, client: connection.Client) -> None:
+    """Prepare the connection of `client`, which has not started."""
+    handler = proxyserver.connections.get(client.id)
+    if handler is None:
+        return  # a replay has none
+    handler.max_conns = defaultdict(lambda: asyncio.Semaphore(MAX_CONNECTIONS_PER_ADDRESS))
+    PatientTransparentProxy.specialise(handler.layer)
+
+
+def was_redirected(proxyserver: Proxyserver, client: connection.Client) -> bool:
+    """
+    Tell whether a transparent connection was meant for somebody else than the proxy.
+
+    One that was not would be sent on to the proxy itself, and again, without an end.
+    """
+    handler = proxyserver.connections.get(client.id)
+    writer = handler.transports[client].writer if handler is not None else None
+    own = writer.get_extra_info("sockname") if writer is not None else None
+    return own is None or tuple(own[:2]) != tuple(client.sockname[:2])

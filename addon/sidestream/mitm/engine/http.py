@@ -1,0 +1,214 @@
+"""
+mitmproxy's HTTP layer, with four things that no hook can do.
+
+- The key goes into a copy of the request on its way to the provider, so it never is in the
+  flow that pages, dumps and logs show.
+- TLS to a provider is verified as its policy says, and a connection is used again only for
+  the very same endpoint.
+- Errors that mitmproxy would answer in HTML are answered in OpenAI's shape.
+- An exception in a layer closes the client's connection; mitmproxy would leave it waiting.
+"""
+
+import logging
+from typing import Literal, Protocol
+from weakref import WeakKeyDictionary
+
+from mitmproxy import http
+from mitmproxy.connection import Connection, Server
+from mitmproxy.proxy import commands, events, layer
+from mitmproxy.proxy.layers.http import GetHttpConnection, HttpLayer, HttpStream
+from mitmproxy.proxy.layers.http._events import (
+    ErrorCode,
+    HttpEvent,
+    RequestHeaders,
+    RequestProtocolError,
+    ResponseData,
+    ResponseEndOfMessage,
+    ResponseHeaders,
+    ResponseProtocolError,
+)
+from mitmproxy.proxy.layers.http._http1 import Http1Server
+
+from sidestream.core.errors import ClientError, cut
+from sidestream.core.planning import Attempt
+from sidestream.core.snapshot import Endpoint
+
+logger = logging.getLogger(__name__)
+
+type Commands = layer.CommandGenerator[None]
+
+endpoints: WeakKeyDictionary[Server, Endpoint] = WeakKeyDictionary()
+"""Connections that are opened for a provider → where they go. TLS is set up from it."""
+
+
+type Fault = Literal["client_disconnected", "provider_failed", "provider_unreachable", "invalid_request"]
+"""Why an exchange broke off. A `ClientError` of the same code is what the client sees, if it sees one."""
+
+STATUS_OF_FAULT: dict[Fault, int | None] = {
+    "client_disconnected": None,
+    "provider_failed": 502,
+    "provider_unreachable": 502,
+    "invalid_request": 400,
+}
+"""Fault → status that the client gets when its answer has not begun."""
+
+
+class Governor(Protocol):
+    """What the HTTP layer asks of the addon."""
+
+    def attempt_of(self, flow: http.HTTPFlow) -> Attempt | None:
+        """Return what is sent for `flow`, or ``None`` when it is not governed."""
+
+    def is_governed(self, flow: http.HTTPFlow) -> bool:
+        """Tell whether a policy names the host of `flow`."""
+
+    def governs(self, host: str) -> bool:
+        """Tell whether a policy names `host`, as a client wrote it."""
+
+    def note_fault(self, flow: http.HTTPFlow, fault: Fault) -> None:
+        """Take note of who ended `flow` early, before its `error` hook."""
+
+
+class GovernedHttpStream(HttpStream):
+    """One request and its answer."""
+
+    governor: Governor
+
+    def make_server_connection(self) -> layer.CommandGenerator[bool]:
+        attempt = self.governor.attempt_of(self.flow)
+        if attempt is None:
+            return (yield from super().make_server_connection())
+        conn, error = yield GetProviderConnection(attempt.endpoint)
+        if error:
+            failure = ResponseProtocolError(self.stream_id, error, ErrorCode.CONNECT_FAILED)
+            yield from self.handle_protocol_error(failure)
+            return False
+        self.context.server = self.flow.server_conn = conn
+        return True
+
+    def handle_connect_regular(self) -> Commands:
+        # `lazy` is for policies, whose original address may be dead. For anything else the client
+        # is to see whether the host is there, and a server that speaks first must be heard.
+        if not self.governor.governs(self.flow.request.host) and not self.flow.response:
+            error = yield commands.OpenConnection(self.context.server)
+            if error:
+                address = f"{self.flow.request.host}:{self.flow.request.port}"
+                self.flow.response = http.Response.make(502, f"Cannot connect to {address}: {error}\n")
+        yield from super().handle_connect_regular()
+
+
+class GetProviderConnection(GetHttpConnection):
+    """Open or reuse a connection to `endpoint`, and to no other that has the same address."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        super().__init__((endpoint.host, endpoint.port), endpoint.tls, None)
+        self.endpoint = endpoint
+
+    def connection_spec_matches(self, connection: Connection) -> bool:
+        return (
+            isinstance(connection, Server)
+            and endpoints.get(connection) == self.endpoint
+            and super().connection_spec_matches(connection)
+        )
+
+
+class GovernedHttpLayer(HttpLayer):
+    """One client connection that speaks HTTP."""
+
+    governor: Governor
+    answered: set[int]
+
+    @classmethod
+    def specialise(cls, top: layer.Layer, governor: Governor) -> None:
+        """Turn every stock HTTP layer in the chain that starts at `top` into this one."""
+        current: layer.Layer | None = top
+        while current is not None:
+            if type(current) is HttpLayer:
+                current.__class__ = cls
+                assert isinstance(current, cls)
+                current.governor, current.answered = governor, set()
+            current = getattr(current, "child_layer", None)
+
+    def _handle_event(self, event: events.Event) -> Commands:
+        try:
+            yield from super()._handle_event(event)
+        except Exception:
+            logger.exception("a layer failed; the client's connection is closed")
+            yield commands.CloseConnection(self.context.client)
+
+    def make_stream(self, stream_id: int) -> Commands:
+        stream = GovernedHttpStream(self.context.fork(), stream_id)
+        stream.governor = self.governor
+        self.streams[stream_id] = stream
+        yield from self.event_to_child(stream, events.Start())
+
+    def get_connection(self, event: GetHttpConnection, *, reuse: bool = True) -> Commands:
+        for command in super().get_connection(event, reuse=reuse):
+            if isinstance(command, commands.OpenConnection) and isinstance(event, GetProviderConnection):
+                assert isinstance(command.connection, Server)
+                endpoints[command.connection] = event.endpoint
+            yield command
+
+    def event_to_child(self, child: layer.Layer, event: events.Event) -> Commands:
+        stream = self.streams.get(event.stream_id) if isinstance(event, HttpEvent) else None
+        flow = getattr(stream, "flow", None)
+        if flow is not None:
+            if isinstance(event, RequestHeaders) and child is not stream:
+                event = self._with_key(flow, event)
+            elif isinstance(event, RequestProtocolError | ResponseProtocolError) and child is stream:
+                self.governor.note_fault(flow, _fault(event))
+            elif child is self.connections.get(self.context.client):
+                if isinstance(event, ResponseHeaders) and event.response.status_code >= 200:
+                    self.answered.add(event.stream_id)
+                elif isinstance(event, ResponseProtocolError) and self._can_answer(flow, event):
+                    yield from self._answer(child, flow, event)
+                    return
+        yield from super().event_to_child(child, event)
+
+    def _with_key(self, flow: http.HTTPFlow, event: RequestHeaders) -> RequestHeaders:
+        attempt = self.governor.attempt_of(flow)
+        if attempt is None or attempt.key is None:
+            return event
+        # A copy: the flow is what pages, dumps and logs show, and the client side still reads it.
+        request = event.request.copy()
+        request.headers["authorization"] = f"Bearer {attempt.key.reveal()}"
+        return RequestHeaders(event.stream_id, request, event.end_stream, event.replay_flow)
+
+    def _can_answer(self, flow: http.HTTPFlow, event: ResponseProtocolError) -> bool:
+        return (
+            event.stream_id not in self.answered
+            and event.code.http_status_code() is not None
+            and self.governor.is_governed(flow)
+        )
+
+    def _answer(self, client: layer.Layer, flow: http.HTTPFlow, event: ResponseProtocolError) -> Commands:
+        error = client_error(event)
+        head = http.Response.make(error.status, error.body(), {"content-type": "application/json"})
+        is_http1 = isinstance(client, Http1Server)
+        if is_http1:
+            head.headers["connection"] = "close"
+        following: list[events.Event] = [ResponseHeaders(event.stream_id, head)]
+        if flow.request.method != "HEAD":
+            following.append(ResponseData(event.stream_id, error.body()))
+        # After a whole answer, HTTP/1 takes the error as what it is told to do: close.
+        following.append(event if is_http1 else ResponseEndOfMessage(event.stream_id))
+        self.answered.add(event.stream_id)
+        for part in following:
+            yield from super().event_to_child(client, part)
+
+
+def client_error(event: ResponseProtocolError) -> ClientError:
+    """Return what a client is told of an error that mitmproxy ran into."""
+    match event.code.http_status_code():
+        case 400:
+            return ClientError(400, "invalid_request", cut(event.message))
+        case 413:
+            return ClientError(413, "body_too_large", cut(event.message))
+        case _ if event.code is ErrorCode.CONNECT_FAILED:
+            return ClientError(502, "provider_unreachable", cut(f"the provider can't be reached: {event.message}"))
+        case _:
+            return ClientError(502, "provider_failed", cut(f"the provider broke off its answer: {event.message}"))
+
+
+def _fault(event: RequestProtocolError | ResponseProtocolError) -> Fault:
+    return "client_disconnected" if isinstance(event, RequestProtocolError) else "provider_failed"

@@ -1,0 +1,74 @@
+"""
+The exchanges that are under way, by flow.
+
+State about a flow is kept here and not in `flow.metadata`, which is saved with the flow.
+Nothing stays after the record.
+"""
+
+import time
+from dataclasses import dataclass, field
+
+from mitmproxy import connection, http
+
+from sidestream.core.exchange import Exchange
+from sidestream.core.snapshot import Snapshot
+from sidestream.mitm.engine.http import Fault
+
+MAX_KEPT_BYTES = 256 * 1024
+"""How much of a streamed answer is kept to be looked at in mitmweb or a saved flow, in bytes."""
+
+
+@dataclass(slots=True)
+class Open:
+    """
+    An exchange under way: its snapshot, and the client's headers as they came.
+
+    `original`: the request as it came, kept only to fail open.
+    """
+
+    exchange: Exchange
+    snapshot: Snapshot
+    host: str
+    headers: dict[str, str] = field(repr=False)
+    client: str
+    fault: Fault | None = None
+    original: http.Request | None = field(default=None, repr=False)
+    kept: bytearray = field(default_factory=bytearray, repr=False)
+
+    def tap(self, chunk: bytes) -> bytes:
+        """Take note of a chunk of a streamed answer."""
+        self.exchange.passed(chunk)
+        if len(self.kept) < MAX_KEPT_BYTES:
+            self.kept += chunk[: MAX_KEPT_BYTES - len(self.kept)]
+        return chunk
+
+
+class Exchanges:
+    """Exchanges by the id of their flow."""
+
+    def __init__(self) -> None:
+        self._open: dict[str, Open] = {}
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def begin(self, flow: http.HTTPFlow, snapshot: Snapshot, host: str, headers: dict[str, str]) -> Open:
+        """Begin the exchange of `flow`."""
+        peer = flow.client_conn.peername
+        client = f"{peer[0]}:{peer[1]}"
+        exchange = Exchange(flow.id, client, host, wall_time=time.time(), now=time.monotonic())
+        self._open[flow.id] = opened = Open(exchange, snapshot, host, headers, flow.client_conn.id)
+        return opened
+
+    def of(self, flow: http.HTTPFlow) -> Open | None:
+        """Return the exchange of `flow`, if it is governed and not finished."""
+        return self._open.get(flow.id)
+
+    def end(self, flow: http.HTTPFlow) -> Open | None:
+        """Forget the exchange of `flow`, and return it."""
+        return self._open.pop(flow.id, None)
+
+    def end_all(self, client: connection.Client) -> list[Open]:
+        """Forget the exchanges of `client`, and return them."""
+        left = [flow_id for flow_id, opened in self._open.items() if opened.client == client.id]
+        return [self._open.pop(flow_id) for flow_id in left]

@@ -1,0 +1,60 @@
+"""
+From a flow to what the policy sees of it.
+
+A request can name its host in several places: the Host header, HTTP/2's `:authority`, the
+target of an absolute-form request. They must agree, or somebody could be told two things.
+"""
+
+from mitmproxy import http
+from mitmproxy.proxy.mode_specs import RegularMode, ReverseMode
+
+from sidestream.core.body import Body, read_object
+from sidestream.core.hosts import normalise_host
+from sidestream.core.routing import RequestView
+from sidestream.core.secret import CREDENTIAL_HEADERS, REDACTED
+from sidestream.core.snapshot import Labels
+
+
+def named_hosts(flow: http.HTTPFlow) -> frozenset[str]:
+    """Return every host that the request of `flow` names, normalised."""
+    request, mode = flow.request, flow.client_conn.proxy_mode
+    names = request.headers.get_all("host")
+    if request.authority and (request.is_http2 or not isinstance(mode, ReverseMode)):
+        names.append(request.authority)
+    if isinstance(mode, RegularMode) and flow.server_conn.address is None:
+        names.append(request.host)  # the target of an absolute-form request; mitmproxy cut it off
+    return frozenset(normalise_host(name) for name in names)
+
+
+def header_values(request: http.Request) -> dict[str, str]:
+    """Return the headers by lower-case name, several values joined."""
+    values: dict[str, str] = {}
+    for name, value in request.headers.items(multi=True):
+        key = name.lower()
+        values[key] = f"{values[key]}, {value}" if key in values else value
+    return values
+
+
+def redact_credentials(request: http.Request) -> None:
+    """Take the client's credentials out of what is shown; they are not for the provider either."""
+    for name in CREDENTIAL_HEADERS:
+        if name in request.headers:
+            request.headers[name] = REDACTED
+
+
+def read_body(request: http.Request) -> Body | None:
+    """
+    Return the JSON object in the body of `request`, or ``None`` when it holds none.
+
+    Raises:
+        ValueError: its Content-Encoding is unknown or does not fit the bytes.
+    """
+    content = request.get_content(strict=True)
+    return read_object(content) if content else None
+
+
+def request_view(
+    flow: http.HTTPFlow, host: str, headers: dict[str, str], body: Body | None, labels: Labels
+) -> RequestView:
+    """Return the policy's view of the request of `flow`, whose `headers` were taken before redaction."""
+    return RequestView(flow.request.method, host, flow.request.path, headers, body, labels)
