@@ -104,10 +104,10 @@ def listening_modes(modes: list[str], listen: tuple[str, int] | None) -> list[st
             placed.append(mode)
         elif listen is not None:
             host, port = listen
-            placed.append(f"{mode}@{f'[{host}]' if ':' in host else host}:{port}")
+            placed.append(f"{mode}@{host}:{port}")
         elif mode == "transparent":
             # Redirected IPv6 connections arrive at ::1.
-            placed += [f"{mode}@{host}:{TRANSPARENT_PORT}" for host in ("127.0.0.1", "[::1]") if _has_address(host)]
+            placed += [f"{mode}@{host}:{TRANSPARENT_PORT}" for host in ("127.0.0.1", "::1") if _has_address(host)]
         else:
             placed.append(f"{mode}@127.0.0.1:{PROXY_PORT}")
     addresses = [mode.rpartition("@")[2] for mode in placed]
@@ -149,7 +149,7 @@ def _has_address(host: str) -> bool:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         with socket.socket(family) as probe:
-            probe.bind((host.strip("[]"), 0))
+            probe.bind((host, 0))
     except OSError:
         return False
     return True
