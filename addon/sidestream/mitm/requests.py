@@ -27,6 +27,9 @@ AMBIGUOUS_HOST = ClientError(400, "ambiguous_host", "the request names more than
 UNREADABLE_BODY = ClientError(
     415, "unsupported_content_encoding", "the body's Content-Encoding is unknown or does not fit its bytes"
 )
+REPLAYED = ClientError(
+    409, "replayed_flow", "a flow that is replayed gets no key: send the request through the proxy again"
+)
 
 
 class RequestHooks:
@@ -75,6 +78,8 @@ class RequestHooks:
         exchange = opened.exchange
         if isinstance(exchange.decision, Reject):
             return exchange.decision
+        if flow.is_replay:
+            return Reject(REPLAYED)  # mitmproxy replays through its own layers, which can't be specialised
         try:
             body = read_body(flow.request)
         except ValueError:
