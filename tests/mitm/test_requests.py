@@ -1,0 +1,235 @@
+"""The hooks of requests, without a network. End-to-end tests have the same with one."""
+
+import json
+import logging
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from mitmproxy.flow import Error
+from mitmproxy.test import tflow, tutils
+
+from sidestream.core.secret import Secret
+from sidestream.core.snapshot import Endpoint, OpenAIConfig, Provider, Snapshot
+from sidestream.mitm import requests
+from sidestream.mitm.current import Current
+from sidestream.mitm.requests import RequestHooks
+from sidestream.mitm.runtime import Runtime, Settings
+
+HOST = "dashscope.aliyuncs.com"
+KEY = "sk-marker-hooks"
+PROVIDER = Provider(
+    "default/dashscope",
+    HOST,
+    Endpoint(HOST, 443, HOST, server_name=HOST),
+    "/v1/chat/completions",
+    OpenAIConfig(model="qwen-turbo", key=Secret(KEY)),
+)
+
+
+class FixedSource:
+    def __init__(self, *providers):
+        self.snapshot = Snapshot("test", {provider.host: provider for provider in providers})
+
+    async def run(self):
+        raise AssertionError("not in these tests")
+
+
+def make_hooks(*, fail_open=False, sinks=()):
+    current, records = Current(), []
+    current.settings = Settings(policies="test", fail_open=fail_open)
+    current.runtime = Runtime(FixedSource(PROVIDER), (*sinks, records.append))
+    return RequestHooks(current), records
+
+
+def make_flow(host=HOST, body=b'{"messages": []}', **headers):
+    request = tutils.treq(host=host, port=80, path=b"/", content=body, headers=[(b"host", host.encode())])
+    request.method = "POST"
+    request.headers.update({name.replace("_", "-"): value for name, value in headers.items()})
+    return tflow.tflow(req=request)
+
+
+def answer_with(flow, body=b'{"model": "qwen-turbo"}', **headers):
+    flow.response = tutils.tresp(content=body, headers=[(b"content-type", b"application/json")])
+    flow.response.headers.update(headers)
+
+
+def test_a_governed_request_is_rewritten_and_recorded():
+    hooks, records = make_hooks()
+    flow = make_flow()
+
+    hooks.requestheaders(flow)
+    hooks.request(flow)
+    answer_with(flow)
+    hooks.responseheaders(flow)
+    hooks.response(flow)
+
+    assert flow.request.url == f"https://{HOST}/v1/chat/completions"
+    assert json.loads(flow.request.raw_content)["model"] == "qwen-turbo"
+    assert [(record.provider, record.status, record.error) for record in records] == [("default/dashscope", 200, None)]
+
+
+def test_a_request_that_no_policy_names_is_left_as_it_is():
+    hooks, records = make_hooks()
+    flow = make_flow("other.example", authorization="Bearer sk-its-own")
+    before = flow.get_state()
+
+    hooks.requestheaders(flow)
+    hooks.request(flow)
+    after = flow.get_state()
+    answer_with(flow)
+    hooks.responseheaders(flow)
+    hooks.response(flow)
+
+    assert after == before
+    assert flow.request.stream is True
+    assert flow.response.stream is True
+    assert records == []
+
+
+def test_the_clients_credentials_are_out_of_sight_from_the_first_hook_on():
+    hooks, _ = make_hooks()
+    flow = make_flow(authorization="Bearer sk-clients", x_api_key="sk-clients")
+
+    hooks.requestheaders(flow)
+
+    assert "sk-clients" not in repr(flow.get_state())
+
+
+def raise_a_bug(*_, **__):
+    raise RuntimeError("a bug of ours")
+
+
+@pytest.mark.parametrize("function", ["named_hosts", "header_values", "read_body", "decide", "plan", "apply"])
+def test_a_bug_of_ours_answers_500_and_says_nothing_of_it(monkeypatch, caplog, function):
+    hooks, _ = make_hooks()
+    flow = make_flow()
+    monkeypatch.setattr(requests, function, raise_a_bug)
+
+    hooks.requestheaders(flow)
+    hooks.request(flow)
+
+    assert flow.response.status_code == 500
+    assert flow.response.json()["error"]["code"] == "internal_error"
+    assert "a bug of ours" not in flow.response.text
+    assert "a bug of ours" in caplog.text
+
+
+@pytest.mark.parametrize("function", ["read_body", "decide", "plan", "apply"])
+def test_a_bug_of_ours_is_recorded_once(monkeypatch, function):
+    hooks, records = make_hooks()
+    flow = make_flow()
+    monkeypatch.setattr(requests, function, raise_a_bug)
+
+    hooks.requestheaders(flow)
+    hooks.request(flow)
+    hooks.responseheaders(flow)
+    hooks.response(flow)
+
+    assert [(record.status, record.error) for record in records] == [(500, "internal_error")]
+
+
+@pytest.mark.parametrize("function", ["read_body", "decide", "plan"])
+def test_failing_open_sends_the_request_as_it_came(monkeypatch, function):
+    hooks, _ = make_hooks(fail_open=True)
+    flow = make_flow(authorization="Bearer sk-its-own")
+    before = flow.request.get_state()
+    monkeypatch.setattr(requests, function, raise_a_bug)
+
+    hooks.requestheaders(flow)
+    hooks.request(flow)
+
+    assert flow.response is None
+    assert flow.request.get_state() == before
+    assert hooks.attempt_of(flow) is None
+
+
+def test_failing_open_takes_back_what_was_half_applied(monkeypatch):
+    hooks, _ = make_hooks(fail_open=True)
+    flow = make_flow(authorization="Bearer sk-its-own")
+    before = flow.request.get_state()
+
+    def apply_half(_, flow):
+        flow.request.host = "half.example"
+        raise RuntimeError("a bug of ours")
+
+    monkeypatch.setattr(requests, "apply", apply_half)
+    hooks.requestheaders(flow)
+    hooks.request(flow)
+
+    assert flow.request.get_state() == before
+
+
+def test_a_bug_in_metering_lets_the_answer_go_on(monkeypatch, caplog):
+    hooks, _ = make_hooks()
+    flow = make_flow()
+    monkeypatch.setattr("sidestream.core.usage.Meter.feed", raise_a_bug)
+
+    hooks.requestheaders(flow)
+    hooks.request(flow)
+    answer_with(flow, **{"content-type": "text/event-stream"})
+    hooks.responseheaders(flow)
+    passed = flow.response.stream(b"data: 1\n\n")
+
+    assert passed == b"data: 1\n\n"
+    assert "could not be metered" in caplog.text
+
+
+def test_the_end_of_a_stream_is_never_taken_for_a_chunk():
+    hooks, _ = make_hooks()
+    flow = make_flow()
+
+    hooks.requestheaders(flow)
+    hooks.request(flow)
+    answer_with(flow, **{"content-type": "text/event-stream"})
+    hooks.responseheaders(flow)
+
+    assert flow.response.stream(b"") == []
+
+
+def test_a_sink_that_fails_harms_neither_the_others_nor_the_request(caplog):
+    hooks, records = make_hooks(sinks=(raise_a_bug,))
+    flow = make_flow()
+
+    hooks.requestheaders(flow)
+    hooks.request(flow)
+    answer_with(flow)
+    hooks.responseheaders(flow)
+    hooks.response(flow)
+
+    assert len(records) == 1
+    assert "a sink failed" in caplog.text
+
+
+def test_a_replayed_flow_is_not_sent_without_its_key():
+    hooks, _ = make_hooks()
+    flow = make_flow()
+    flow.is_replay = "request"
+
+    hooks.requestheaders(flow)
+    hooks.request(flow)
+
+    assert flow.response.status_code == 409
+    assert flow.response.json()["error"]["code"] == "replayed_flow"
+
+
+HOOKS = {
+    "request": lambda hooks, flow: hooks.request(flow),
+    "response": lambda hooks, flow: (answer_with(flow), hooks.responseheaders(flow), hooks.response(flow)),
+    "error": lambda hooks, flow: (setattr(flow, "error", Error("broken")), hooks.error(flow)),
+    "client_disconnected": lambda hooks, flow: hooks.client_disconnected(flow.client_conn),
+}
+
+
+@given(st.lists(st.sampled_from(sorted(HOOKS)), min_size=1, max_size=8))
+def test_any_order_of_hooks_ends_in_exactly_one_record(names):
+    logging.getLogger("sidestream.mitm.requests").setLevel(logging.CRITICAL)
+    hooks, records = make_hooks()
+    flow = make_flow()
+
+    hooks.requestheaders(flow)
+    for name in [*names, "client_disconnected"]:
+        HOOKS[name](hooks, flow)
+
+    assert len(records) == 1
+    assert KEY not in repr(records)
