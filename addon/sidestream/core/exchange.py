@@ -89,10 +89,11 @@ class Exchange:
         self._finished = True
         meter = self.meter or Meter("")
         meter.finish()
-        if error is None and self.plan is not None and self.plan.stream and meter.complete is False:
-            error = "stream_incomplete"
-        error = error or ("error_in_stream" if meter.complete is not None and meter.error_seen else None)
         decision, planned = self.decision, self.plan
+        if error is None and meter.complete is not None and meter.error_seen:
+            error = "error_in_stream"  # before the next: most providers end a stream with it
+        if error is None and planned is not None and planned.stream and meter.complete is False:
+            error = "stream_incomplete"
         ruled = decision if isinstance(decision, Forward | Reject) else None
         return Record(
             time=datetime.fromtimestamp(self._wall_time, UTC).isoformat(timespec="milliseconds"),

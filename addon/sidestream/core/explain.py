@@ -11,7 +11,17 @@ from typing import Literal
 
 from sidestream.core.body import Body, read_object
 from sidestream.core.planning import Attempt, Plan, plan
-from sidestream.core.routing import Forward, PassThrough, Reject, RequestView, condition_holds, decide, shares, value_of
+from sidestream.core.routing import (
+    Forward,
+    PassThrough,
+    Reject,
+    RequestView,
+    condition_holds,
+    decide,
+    hashed_draw,
+    shares,
+    value_of,
+)
 from sidestream.core.secret import CREDENTIAL_HEADERS, REDACTED
 from sidestream.core.snapshot import Condition, Match, Route, Rule, Snapshot
 
@@ -93,7 +103,7 @@ def explain(request: RequestView, snapshot: Snapshot) -> Explanation:
             reason = f"{error.status} {error.code}: {error.message}"
             return Explanation(request.host, snapshot.revision, "reject", reason, route, rules)
         case Forward():
-            requests = tuple(_sent(forward, share, request) for forward, share in _alternatives(decision))
+            requests = tuple(_sent(forward, share, request) for forward, share in _alternatives(decision, request))
             return Explanation(request.host, snapshot.revision, "forward", _reason(decision), route, rules, requests)
 
 
@@ -124,8 +134,8 @@ def _judge_condition(condition: Condition, request: RequestView) -> ConditionVer
     )
 
 
-def _alternatives(forward: Forward) -> list[tuple[Forward, float]]:
-    if forward.rule is None:
+def _alternatives(forward: Forward, request: RequestView) -> list[tuple[Forward, float]]:
+    if forward.rule is None or hashed_draw(forward.rule, request) is not None:
         return [(forward, 1.0)]
     return [(Forward(backend, forward.route, forward.rule), share) for backend, share in shares(forward.rule) if share]
 

@@ -4,7 +4,7 @@ Host names as policies compare them.
 Clients write the same host in many ways: upper case, with a port, with a trailing dot, as
 Unicode. `normalise_host` gives one spelling, so that a policy matches all of them.
 
-Source: RFC 9110, 7.2 (Host); RFC 3986, 3.2.2 (authority); RFC 5891 (IDNA).
+Source: RFC 9110, 7.2 (Host); RFC 3986, 3.2.2 (authority); RFC 3490 (IDNA, as Python has it).
 """
 
 import ipaddress
@@ -30,15 +30,16 @@ def normalise_host(authority: str) -> str:
     if text.count(":") > 1:
         return _ipv6(text)
     host, colon, port = text.partition(":")
-    if colon and not _is_port(colon + port):
+    if len(host) > MAX_HOST_LENGTH + 1 or (colon and not _is_port(colon + port)):
         return ""
-    host = host.lower().removesuffix(".")
+    host = host.lower()
     if not host.isascii():
         try:
             host = host.encode("idna").decode("ascii").lower()
         except UnicodeError:
             return ""
-    if not host or len(host) > MAX_HOST_LENGTH or not _NAME.issuperset(host):
+    host = host.removesuffix(".")  # only now: IDNA has other dots, too
+    if len(host) > MAX_HOST_LENGTH or "" in host.split(".") or not _NAME.issuperset(host):
         return ""
     return host
 
@@ -59,6 +60,8 @@ def authority(host: str, port: int, *, default_port: int) -> str:
 
 
 def _ipv6(text: str) -> str:
+    if "%" in text:
+        return ""  # a zone means something on one machine only, and may hold any text
     try:
         return str(ipaddress.IPv6Address(text))
     except ValueError:

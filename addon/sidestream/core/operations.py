@@ -7,6 +7,7 @@ base path with its key. Everything else is none of ours: it goes on unchanged, w
 Source: OpenAI API reference (paths); OpenTelemetry GenAI (`gen_ai.operation.name`).
 """
 
+import re
 from dataclasses import dataclass
 from urllib.parse import unquote
 
@@ -21,6 +22,9 @@ _OPERATIONS = {
     "audio": "audio",
 }
 """First segment of an operation's path → its name. OpenTelemetry's names where it has one."""
+
+_DOT_SEGMENT = re.compile(r"(?:^|[/\\])\.\.?(?:[/\\;]|$)")
+"""`.` or `..` as any server may read it: some take `\\` for `/`, some cut `;` and what follows off a segment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +49,10 @@ def operation_of(method: str, target: str, base: str) -> Operation:
     if method == "POST" and (path in ("", "/") or path.endswith(CHAT_PATH)):
         return CHAT
     below = _below(path, base)
-    segments = unquote(below).split("/")
-    if "." in segments or ".." in segments:
+    plain = unquote(below)
+    if _DOT_SEGMENT.search(plain):
         return OTHER  # `/models/../admin` must not take the key to another place
+    segments = plain.split("/")
     name = _OPERATIONS.get(segments[1]) if len(segments) > 1 else None
     return Operation(name, below + mark + query) if name else OTHER
 

@@ -2,8 +2,8 @@
 The decision: what happens to a request under a snapshot.
 
 `decide` is a pure function; it takes the same time however many hosts the policy names.
-`judge` tells for each rule and each of its conditions whether it holds, by the same code,
-so that an explanation can never differ from what was done.
+What it asks of rules, conditions and shares can be asked one by one, so that an explanation
+(`core.explain`) can never differ from what was done.
 """
 
 import hashlib
@@ -90,10 +90,17 @@ def shares(rule: Rule) -> tuple[tuple[Backend, float], ...]:
     return tuple((backend, backend.weight / total) for backend in tier) if total else ()
 
 
+def hashed_draw(rule: Rule, request: RequestView) -> float | None:
+    """Return the draw that the `hashOn` of `rule` makes of `request`, or ``None`` where it makes none."""
+    value = request.headers.get(rule.hash_on_header) if rule.hash_on_header else None
+    if not value:
+        return None
+    return int.from_bytes(hashlib.sha256(value.encode("utf-8", "surrogateescape")).digest()[:6]) / 2**48
+
+
 def _follow(route: Route, rule: Rule, request: RequestView, draw: float) -> Decision:
-    if rule.hash_on_header and (value := request.headers.get(rule.hash_on_header)):
-        draw = int.from_bytes(hashlib.sha256(value.encode("utf-8", "surrogateescape")).digest()[:6]) / 2**48
-    backend = _pick(rule.first_tier(), draw)
+    hashed = hashed_draw(rule, request)
+    backend = _pick(rule.first_tier(), draw if hashed is None else hashed)
     if backend is None:
         message = f"rule {rule.name or 'without a name'} of route {route.name} has no backend for this workload"
         return Reject(ClientError(503, "no_backend", message), route, rule)

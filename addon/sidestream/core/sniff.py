@@ -40,10 +40,11 @@ class Opaque:
 
 type FirstBytes = Incomplete | Tls | Http | Opaque
 
-_METHODS = (b"GET ", b"HEAD ", b"POST ", b"PUT ", b"DELETE ", b"CONNECT ", b"OPTIONS ", b"TRACE ", b"PATCH ", b"QUERY ")
+# CONNECT is not among them: where connections are redirected it is meant for a proxy of the app's own.
+_METHODS = (b"GET ", b"HEAD ", b"POST ", b"PUT ", b"DELETE ", b"OPTIONS ", b"TRACE ", b"PATCH ", b"QUERY ")
 _REQUEST_LINE = re.compile(rb"[A-Z]+ (\S+) HTTP/1\.[0-9]\r?")
 _HEAD_END = re.compile(rb"\r?\n\r?\n")
-_HOST = re.compile(rb"^host[ \t]*:[ \t]*(.*?)[ \t]*\r?$", re.IGNORECASE | re.MULTILINE)
+_HOST = re.compile(rb"^host[ \t]*:(.*)$", re.IGNORECASE | re.MULTILINE)  # blanks in it would be tried again and again
 _ABSOLUTE = re.compile(rb"https?://([^/?#]*)", re.IGNORECASE)
 
 
@@ -51,16 +52,16 @@ def sniff(data: bytes) -> FirstBytes:
     """Tell what a client that has sent `data` so far speaks."""
     if _starts(data, b"\x16\x03"):
         return Tls() if len(data) > 2 else Incomplete()
-    data = data[: MAX_HEAD_BYTES + 1].lstrip(b"\r\n")  # RFC 9112, 2.2: empty lines may come first
-    if not any(_starts(data, method) for method in _METHODS):
+    head = data[:MAX_HEAD_BYTES].lstrip(b"\r\n")  # RFC 9112, 2.2: empty lines may come first
+    if not any(_starts(head, method) for method in _METHODS):
         return Opaque()
-    line, newline, _ = data.partition(b"\n")
+    line, newline, _ = head.partition(b"\n")
     if newline:
         request_line = _REQUEST_LINE.fullmatch(line)
         if request_line is None:
             return Opaque()
-        if end := _HEAD_END.search(data):
-            return Http(_hosts(request_line[1], data[len(line) + 1 : end.start()]))
+        if end := _HEAD_END.search(head):
+            return Http(_hosts(request_line[1], head[len(line) + 1 : end.start()]))
     return Opaque() if len(data) > MAX_HEAD_BYTES else Incomplete()
 
 
@@ -71,7 +72,7 @@ def _starts(data: bytes, start: bytes) -> bool:
 
 def _hosts(target: bytes, fields: bytes) -> tuple[str, ...]:
     # All of them: which one a server would believe differs, and none may slip past a policy.
-    found = _HOST.findall(fields)
+    found = [host.strip(b" \t\r") for host in _HOST.findall(fields)]
     if absolute := _ABSOLUTE.match(target):
         found.insert(0, absolute[1].rpartition(b"@")[2])
     return tuple(host.decode("utf-8", "replace") for host in found)

@@ -32,16 +32,15 @@ class Decoder:
     `overflowed` tells that an event outgrew `MAX_EVENT_BYTES`; nothing is decoded after that.
     """
 
-    __slots__ = ("_after_return", "_data", "_first_line", "_kept_bytes", "_line", "_type", "overflowed")
+    __slots__ = ("_after_return", "_data", "_first_line", "_line", "_type", "overflowed")
 
     def __init__(self) -> None:
         self.overflowed = False
-        self._line: list[bytes] = []  # the pieces of the line that has not ended yet
+        self._line = bytearray()  # what there is of the line that has not ended yet
         self._after_return = False  # the last line ended in CR: an LF that follows belongs to it
         self._first_line = True
-        self._data: list[bytes] = []
+        self._data = bytearray()  # each line of data with an LF, as the standard has it
         self._type = b""
-        self._kept_bytes = 0  # of `_line` and `_data`
 
     def feed(self, chunk: bytes) -> list[Event]:
         """Take the next bytes and return the events they complete."""
@@ -51,18 +50,28 @@ class Decoder:
             chunk = chunk[1:]
         self._after_return = chunk.endswith(b"\r")
         *lines, rest = _LINE_END.split(chunk)
-        events = [event for line in lines if (event := self._end_line(line)) is not None]
-        self._line.append(rest)
-        self._kept_bytes += len(rest)
-        if self._kept_bytes > MAX_EVENT_BYTES:
-            self.overflowed = True
-            self._line, self._data = [], []
+        events: list[Event] = []
+        for end in lines:
+            line = bytes(self._line) + end
+            if self._is_too_much(line):  # asked of every line: a chunk may hold many events
+                return events
+            self._line.clear()
+            if (event := self._end_line(line)) is not None:
+                events.append(event)
+        self._line += rest
+        self._is_too_much(self._line)
         return events
 
-    def _end_line(self, end: bytes) -> Event | None:
-        self._line.append(end)
-        line, self._line = b"".join(self._line), []
-        self._kept_bytes -= len(line) - len(end)
+    def _is_too_much(self, line: bytes | bytearray) -> bool:
+        """Tell whether the event is too large with `line`, and give up if it is."""
+        if len(line) + len(self._data) <= MAX_EVENT_BYTES:
+            return False
+        self.overflowed = True
+        self._line.clear()
+        self._data.clear()
+        return True
+
+    def _end_line(self, line: bytes) -> Event | None:
         if self._first_line:
             self._first_line = False
             line = line.removeprefix(_BOM)
@@ -71,13 +80,13 @@ class Decoder:
         field, _, value = line.partition(b":")
         value = value.removeprefix(b" ")
         if field == b"data":
-            self._data.append(value)
-            self._kept_bytes += len(value)
+            self._data += value + b"\n"
         elif field == b"event":
             self._type = value
         return None
 
     def _dispatch(self) -> Event | None:
-        data, event_type = self._data, self._type
-        self._data, self._type, self._kept_bytes = [], b"", 0
-        return Event(b"\n".join(data), event_type or b"message") if data else None
+        event = Event(bytes(self._data[:-1]), self._type or b"message") if self._data else None
+        self._data.clear()
+        self._type = b""
+        return event

@@ -5,10 +5,12 @@ What an answer says about itself: its model and how many tokens it took.
 answer and a stream of events, of chat, completions, embeddings (`prompt_tokens`) and of the
 Responses API (`input_tokens`). What the provider does not say stays ``None``: never 0.
 
-Source: OpenAI API reference, "Chat completion object", "Chat completion chunk", "Responses".
+Source: OpenAI API reference, "Chat completion object", "Chat completion chunk", "Responses",
+"Streaming events". Moonshot's streams have `usage` within a choice.
 """
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -16,6 +18,11 @@ from sidestream.core.sse import Decoder
 
 MAX_JSON_BYTES = 8 * 1024 * 1024
 """How much of a JSON answer is kept to be read at its end, in bytes. A longer one is not metered."""
+
+_ENDS = ("response.completed", "response.incomplete", "response.failed")
+_FAILS = ("error", "response.failed")
+_TELLING = re.compile(rb'"(?:usage|error|response\.(?:completed|incomplete|failed))"')
+"""What an event holds that is worth reading once the model is known. Most hold none of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +38,8 @@ class Meter:
     Reads one answer. Feed it every chunk, then read `response_model`, `usage` and `complete`.
 
     `complete`: whether a stream said that it ended (`[DONE]`, or `response.completed`);
-    ``None`` for an answer that is no stream, whose framing says so.
+    ``None`` for an answer that is no stream, whose framing says so, and where an event was
+    too large to read on.
     """
 
     __slots__ = ("_decoder", "_json", "complete", "error_seen", "response_model", "usage")
@@ -53,6 +61,8 @@ class Meter:
         if self._decoder is not None:
             for event in self._decoder.feed(chunk):
                 self._read_event(event.data)
+            if self._decoder.overflowed and not self.complete:
+                self.complete = None
         elif self._json is not None:
             self._json += chunk
             if len(self._json) > MAX_JSON_BYTES:
@@ -67,7 +77,7 @@ class Meter:
     def _read_event(self, data: bytes) -> None:
         if data == b"[DONE]":
             self.complete = True
-        elif self.response_model is None or b'"usage"' in data or b'"error"' in data:
+        elif self.response_model is None or _TELLING.search(data):
             self._read_object(data)
 
     def _read_object(self, text: bytes) -> None:
@@ -77,21 +87,28 @@ class Meter:
             return
         if not isinstance(answer, dict):
             return
-        if answer.get("type") in ("response.completed", "response.incomplete", "response.failed"):
+        kind = answer.get("type")
+        if self._decoder is not None and kind in _ENDS:
             self.complete = True
-        if answer.get("error"):
+        if answer.get("error") or kind in _FAILS:
             self.error_seen = True
         inner = answer.get("response")
         self._read_fields(inner if isinstance(inner, dict) else answer)
 
     def _read_fields(self, answer: Mapping[str, object]) -> None:
-        model, usage = answer.get("model"), answer.get("usage")
+        model, usage = answer.get("model"), answer.get("usage") or _usage_of_choice(answer.get("choices"))
         if isinstance(model, str) and model:
             self.response_model = model
         if isinstance(usage, dict):
-            self.usage = Usage(
+            counted = Usage(
                 _count(usage, "prompt_tokens", "input_tokens"), _count(usage, "completion_tokens", "output_tokens")
             )
+            self.usage = self.usage if counted == Usage() else counted
+
+
+def _usage_of_choice(choices: object) -> object:
+    listed = choices if isinstance(choices, list) else []
+    return next((choice["usage"] for choice in listed if isinstance(choice, dict) and choice.get("usage")), None)
 
 
 def _count(usage: Mapping[str, object], *names: str) -> int | None:
