@@ -7,20 +7,19 @@ again where something refers to it.
 
 import hashlib
 import json
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from sidestream.core.hosts import normalise_host
+from sidestream.core.errors import cut
 from sidestream.core.snapshot import Provider, Route, Snapshot
 from sidestream.policy.documents import LLMProvider, LLMRoute
 from sidestream.policy.keys import Resolver
 from sidestream.policy.places import Spot, Text
 from sidestream.policy.problems import PolicyError, Problem, Severity, errors_in
-from sidestream.policy.providers import References, compile_provider
+from sidestream.policy.providers import References, bare_host, compile_provider, meant_host
 from sidestream.policy.reading import Located, read_documents
-from sidestream.policy.routes import KnownHosts, compile_route
+from sidestream.policy.routes import KnownHosts, applies, compile_route
 
 type _Group[D: (LLMProvider, LLMRoute)] = Iterable[Located[D]]
 
@@ -57,17 +56,18 @@ def compile_policy(texts: Sequence[Text], resolver: Resolver, *, missing_key: Se
     _refuse_twins(read.providers, problems)
     _refuse_twins(read.routes, problems)
 
-    providers = {}
-    for provider_document in _one_per_host(read.providers, problems):
-        provider = compile_provider(provider_document, references, problems)
-        providers[provider.host] = provider
-    known = KnownHosts(providers, frozenset(normalise_host(host) for host in read.broken_hosts))
-    routes = {}
-    for route_document in _one_per_host(read.routes, problems):
-        route = compile_route(route_document, known, problems)
-        if route is not None:
-            routes[route.host] = route
-    _report_unused_rule_names(read.providers, read.routes, problems)
+    read.broken_hosts |= _check_hosts(read.providers, problems)
+    _check_hosts(read.routes, problems)
+
+    _refuse_second_of_a_host(read.providers, problems)
+    compiled = [compile_provider(located, references, problems) for located in read.providers]
+    providers = {provider.host: provider for provider in compiled if provider.host}
+    known = KnownHosts(providers, frozenset(meant_host(host) for host in read.broken_hosts))
+    here = [located for located in read.routes if applies(located, problems)]
+    _refuse_second_of_a_host(here, problems)
+    routes = {route.host: route for route in (compile_route(located, known, problems) for located in here)}
+    if not errors_in(read.problems):  # a document that could not be read may be the one that is missed
+        _report_unused_rule_names(read.providers, read.routes, problems)
 
     ordered = tuple(sorted(set(problems)))
     if errors_in(ordered):
@@ -86,24 +86,28 @@ def _refuse_twins[D: (LLMProvider, LLMRoute)](group: _Group[D], problems: list[P
             Spot(located.source, ("metadata", "name"), problems).error(message)
 
 
-def _one_per_host[D: (LLMProvider, LLMRoute)](group: _Group[D], problems: list[Problem]) -> list[Located[D]]:
-    by_host: dict[str, list[Located[D]]] = defaultdict(list)
+def _check_hosts(group: _Group[LLMProvider] | _Group[LLMRoute], problems: list[Problem]) -> set[str]:
+    """Report what is no host, and return it."""
+    bad = [located for located in group if not bare_host(located.document.spec.host)]
+    for located in bad:
+        spot = Spot(located.source, ("spec", "host"), problems)
+        spot.error(f"{cut(located.document.spec.host)!r} is no host: give it without scheme, port and path")
+    return {located.document.spec.host for located in bad}
+
+
+def _refuse_second_of_a_host[D: (LLMProvider, LLMRoute)](group: _Group[D], problems: list[Problem]) -> None:
+    first: dict[str, Located[D]] = {}
     for located in sorted(group, key=_position):
-        host = normalise_host(located.document.spec.host)
-        if host:
-            by_host[host].append(located)
-        else:
-            spot = Spot(located.source, ("spec", "host"), problems)
-            spot.error(f"{located.document.spec.host!r} is no host: give it without scheme and path")
-    for host, (first, *others) in by_host.items():
-        for other in others:
-            owner = f"{first.source.title} in {first.source.text.name}"
-            Spot(other.source, ("spec", "host"), problems).error(f"host {host!r} is that of {owner}: keep one of them")
-    return [first for first, *_ in by_host.values()]
+        host = bare_host(located.document.spec.host)
+        owner = first.setdefault(host, located).source
+        if host and owner is not located.source:
+            message = f"host {host!r} is that of {owner.title} in {owner.text.name}: keep one of them"
+            Spot(located.source, ("spec", "host"), problems).error(message)
 
 
-def _position(located: Located[LLMProvider] | Located[LLMRoute]) -> tuple[str, int]:
-    return located.source.text.name, located.source.index
+def _position(located: Located[LLMProvider] | Located[LLMRoute]) -> tuple[str, str, int]:
+    """Return what to sort by, so that of two documents the same one is at fault however they are spread over files."""
+    return located.document.metadata.qualified, located.source.text.name, located.source.index
 
 
 def _report_unused_rule_names(
@@ -126,13 +130,7 @@ def _cluster_names(route: Route) -> list[str]:
 
 
 def _revision(group: Iterable[Located[LLMProvider] | Located[LLMRoute]]) -> str:
-    documents = (_without_keys(located.document.model_dump(mode="json", exclude={"status"})) for located in group)
-    texts = sorted(json.dumps(document, sort_keys=True) for document in documents)
+    # A revision is shown everywhere, and even a hash must not depend on a literal key: a dump has none.
+    dumps = (located.document.model_dump(mode="json", exclude={"status"}, exclude_defaults=True) for located in group)
+    texts = sorted(json.dumps(dump, sort_keys=True) for dump in dumps)
     return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:12]
-
-
-def _without_keys(value: object) -> object:
-    # A revision is shown everywhere, and even a hash must not depend on a literal key.
-    if isinstance(value, dict):
-        return {name: _without_keys(part) for name, part in value.items() if name != "api_key"}
-    return [_without_keys(part) for part in value] if isinstance(value, list) else value

@@ -6,10 +6,11 @@ fields are refused. Fields that are Sidestream's own say so. The CRDs are made f
 classes, so a field's description is its public documentation.
 """
 
+import math
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic.alias_generators import to_camel
 
 API_GROUP = "istio.alibabacloud.com"
@@ -31,11 +32,30 @@ def _seconds(value: object) -> object:
     return seconds
 
 
+def _json(value: object) -> object:
+    waiting = [value]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, float) and not math.isfinite(part):
+            message = f"holds {part}, which JSON cannot express"
+            raise ValueError(message)
+        if isinstance(part, dict):
+            if not all(isinstance(name, str) for name in part):
+                message = "holds a key that is no text: put it in quotes"
+                raise ValueError(message)
+            waiting.extend(part.values())
+        elif isinstance(part, list):
+            waiting.extend(part)
+    return value
+
+
 Duration = Annotated[
     float,
     BeforeValidator(_seconds, json_schema_input_type=str),
     Field(description="A duration: a number and a unit (ms, s, m, h)."),
 ]
+# Not pydantic's JsonValue: that puts the types it tried into the place of a problem.
+Json = Annotated[Any, AfterValidator(_json)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 HeaderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$")]
 Target = Annotated[str, Field(pattern=r"^/[!-~]*$")]
@@ -46,7 +66,12 @@ class Strict(BaseModel):
     """What all parts of a document share: camelCase, exact types, no unknown fields."""
 
     model_config = ConfigDict(
-        alias_generator=to_camel, extra="forbid", strict=True, frozen=True, protected_namespaces=()
+        alias_generator=to_camel,
+        extra="forbid",
+        strict=True,
+        frozen=True,
+        allow_inf_nan=False,
+        protected_namespaces=(),
     )
 
 
@@ -104,7 +129,7 @@ class ApiKeyFrom(Strict):
 
     @model_validator(mode="after")
     def _one(self) -> "ApiKeyFrom":
-        _exactly_one(self, "secretKeyRef", "file", "env")
+        _exactly_one(secretKeyRef=self.secret_key_ref, file=self.file, env=self.env)
         return self
 
 
@@ -113,16 +138,18 @@ class OpenAIConfig(Strict):
 
     model: NonEmpty | None = Field(None, description="Model to use, whatever the client asks for.")
     stream: bool | None = Field(None, description="Whether to stream, whatever the client asks for.")
+    # A literal key must not show where a document is printed, dumped or hashed.
     api_key: NonEmpty | None = Field(
-        None, description="API key: ${NAME} takes it from the environment; a literal works but is not wise."
+        None,
+        repr=False,
+        exclude=True,
+        description="API key: ${NAME} takes it from the environment; a literal works but is not wise.",
     )
     api_key_from: ApiKeyFrom | None = Field(None, description="Where the API key comes from.")
     model_mapping: dict[str, NonEmpty] | None = Field(
         None, description="Client's model to provider's model; '*' stands for any other. Counts only without `model`."
     )
-    parameters: dict[str, JsonValue] | None = Field(
-        None, description="Body fields to set or replace; null removes a field."
-    )
+    parameters: dict[str, Json] | None = Field(None, description="Body fields to set or replace; null removes a field.")
 
 
 class Config(Strict):
@@ -160,7 +187,7 @@ class StringMatch(Strict):
 
     @model_validator(mode="after")
     def _one(self) -> "StringMatch":
-        _exactly_one(self, "exact", "prefix", "regex", "present")
+        _exactly_one(exact=self.exact, prefix=self.prefix, regex=self.regex, present=self.present)
         return self
 
 
@@ -241,7 +268,7 @@ class Document(Strict):
 
     api_version: Literal["istio.alibabacloud.com/v1beta1"]
     metadata: Metadata
-    status: dict[str, JsonValue] | None = None
+    status: dict[str, Any] | None = None
 
 
 class LLMProvider(Document):
@@ -261,10 +288,9 @@ class LLMRoute(Document):
 KINDS: dict[str, type[LLMProvider | LLMRoute]] = {"LLMProvider": LLMProvider, "LLMRoute": LLMRoute}
 
 
-def _exactly_one(model: BaseModel, *names: str) -> None:
-    fields = {field.alias or name: name for name, field in type(model).model_fields.items()}
-    given = [name for name in names if getattr(model, fields[name]) is not None]
+def _exactly_one(**fields: object) -> None:
+    given = [name for name, value in fields.items() if value is not None]
     if len(given) != 1:
         found = " and ".join(given) or "none"
-        message = f"exactly one of {', '.join(names)} must be given, found {found}"
+        message = f"exactly one of {', '.join(fields)} must be given, found {found}"
         raise ValueError(message)

@@ -4,12 +4,14 @@ Where something stands in a policy: the file, the document, the field, the line.
 A `Spot` is what compiling passes around: it knows its place, and takes the problems found there.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import yaml
 
 from sidestream.policy.problems import Problem, Severity
+from sidestream.policy.syntax import compose
 
 type FieldPath = tuple[str | int, ...]
 """The way to a field: names and list indexes."""
@@ -21,22 +23,45 @@ class Text:
 
     name: str
     folder: Path
-    content: bytes
+    content: bytes = field(repr=False)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Source:
-    """Where a document stands: the `index`-th of a file."""
+    """Where a document stands: the `index`-th of a file, written as `part`, from the line `first_line` (from 0) on."""
 
     text: Text
     index: int
     title: str
+    part: str = field(repr=False)
+    first_line: int = 0
 
     def problem(self, path: FieldPath, message: str, severity: Severity = Severity.ERROR) -> Problem:
         """Return a problem of the field at `path`, with its line."""
-        return Problem(
-            self.text.name, line_of(self.text, self.index, path), self.title, dotted(path), message, severity
-        )
+        return Problem(self.text.name, self.line_of(path), self.title, dotted(path), message, severity)
+
+    def line_of(self, path: FieldPath) -> int:
+        """Return the line, from 1, of the deepest node on `path` that is there."""
+        node = self._root
+        line = node.start_mark.line
+        for part in path:
+            child: yaml.Node | None = None
+            if isinstance(node, yaml.MappingNode):
+                for key, value in node.value:
+                    if key.value == str(part):
+                        child, line = value, key.start_mark.line
+            elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+                child = node.value[part]
+                line = child.start_mark.line
+            if child is None:
+                break
+            node = child
+        return int(self.first_line + line + 1)
+
+    @cached_property
+    def _root(self) -> yaml.Node:
+        # Only a problem needs it, and it costs as much as reading the document did.
+        return compose(self.part)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +74,7 @@ class Spot:
 
     def at(self, *path: str | int) -> "Spot":
         """Return the spot of a field further down."""
-        return replace(self, path=(*self.path, *path))
+        return Spot(self.source, self.path + path, self.problems)
 
     def error(self, message: str) -> None:
         """Report what keeps the policy from being used."""
@@ -70,23 +95,3 @@ def dotted(path: FieldPath) -> str:
     for part in path:
         written += f"[{part}]" if isinstance(part, int) else f".{part}"
     return written.removeprefix(".")
-
-
-def line_of(text: Text, index: int, path: FieldPath) -> int:
-    """Return the line, from 1, of the deepest node on `path` that is there."""
-    roots = list(yaml.compose_all(text.content.decode("utf-8-sig"), Loader=yaml.CSafeLoader))
-    node = roots[index]
-    line = node.start_mark.line
-    for part in path:
-        child: yaml.Node | None = None
-        if isinstance(node, yaml.MappingNode):
-            for key, value in node.value:
-                if key.value == str(part):
-                    child, line = value, key.start_mark.line
-        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
-            child = node.value[part]
-            line = child.start_mark.line
-        if child is None:
-            break
-        node = child
-    return line + 1

@@ -31,7 +31,7 @@ class Problem:
     def __str__(self) -> str:
         place = f"{self.file}:{self.line}" if self.line else self.file
         subject = " ".join(part for part in (self.document, self.field) if part)
-        return f"{place}: {self.severity}: {subject}{': ' if subject else ''}{self.message}"
+        return _one_line(f"{place}: {self.severity}: {subject}{': ' if subject else ''}{self.message}")
 
     def as_dict(self) -> dict[str, object]:
         """Return the problem as plain values, for JSON."""
@@ -51,6 +51,11 @@ class PolicyError(ValueError):
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = tuple(problems)
         super().__init__("\n".join(str(problem) for problem in self.problems))
+
+
+def _one_line(text: str) -> str:
+    # Names in documents, and names of files, can hold anything.
+    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
 
 
 def errors_in(problems: Iterable[Problem]) -> list[Problem]:

@@ -1,8 +1,10 @@
 """From an `LLMProvider` to a provider of the snapshot, with its keys and CA files fetched."""
 
+import re
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
+from sidestream.core.errors import cut
 from sidestream.core.hosts import authority, is_address, normalise_host
 from sidestream.core.secret import Secret
 from sidestream.core.snapshot import Endpoint, OpenAIConfig, Provider
@@ -28,6 +30,20 @@ _NOT_PARAMETERS = {
     "messages": "they are the client's",
 }
 """Body fields that `parameters` may not touch → what to do instead."""
+
+
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+
+
+def bare_host(written: str) -> str:
+    """Return the normalised host that `written` is, ``""`` if it is none or has more to it, like a port."""
+    has_port = not written.endswith("]") if written.startswith("[") else written.count(":") == 1
+    return "" if has_port else normalise_host(written)
+
+
+def meant_host(written: str) -> str:
+    """Return the normalised host that whoever wrote `written` had in mind, though it may be a whole address."""
+    return normalise_host(_SCHEME.sub("", written, count=1).partition("/")[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +100,10 @@ def _endpoint(spec: documents.LLMProviderSpec, references: References, spot: Spo
     written, tls = spec.endpoint, spec.endpoint.tls
     spot = spot.at("endpoint")
     provider_host = normalise_host(spec.host)
-    host = normalise_host(written.host) if written.host else provider_host
-    if not host:
-        spot.at("host").error(f"{written.host!r} is no host or address: give it without scheme and port")
+    host = bare_host(written.host) if written.host else provider_host
+    if written.host and not host:
+        message = f"{cut(str(written.host))!r} is no host or address: give it without scheme and port"
+        spot.at("host").error(message)
     encrypted = tls.mode == "SIMPLE"
     if not encrypted and (tls.ca_file or tls.sni):
         spot.at("tls").warn("mode DISABLE sends plain HTTP: caFile and sni have no effect")
@@ -98,9 +115,9 @@ def _endpoint(spec: documents.LLMProviderSpec, references: References, spot: Spo
     else:
         name, called = provider_host, authority(provider_host, default_port, default_port=default_port)
     if encrypted and tls.sni:
-        name = normalise_host(tls.sni)
+        name = bare_host(tls.sni)
         if not name:
-            spot.at("tls", "sni").error(f"{tls.sni!r} is no host name")
+            spot.at("tls", "sni").error(f"{cut(tls.sni)!r} is no host name: give it without scheme and port")
     ca_pem = references.ca(tls.ca_file, spot.at("tls", "caFile")) if encrypted and tls.ca_file else None
     return Endpoint(host, port, called, encrypted, name if encrypted else "", ca_pem)
 

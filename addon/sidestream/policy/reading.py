@@ -9,19 +9,22 @@ Documents of other API groups (a Service, say) may stand in the same files and a
 
 import difflib
 import re
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from sidestream.core.errors import cut
 from sidestream.policy import documents
 from sidestream.policy.documents import API_GROUP, API_VERSION, KINDS, LLMProvider, LLMRoute
-from sidestream.policy.places import Source, Text, line_of
+from sidestream.policy.places import Source, Text
 from sidestream.policy.problems import Problem
+from sidestream.policy.syntax import NotYaml, parse
+
+_HOST_LINE = re.compile(r"""^\s*(?:-\s+)?["']?host["']?\s*:\s*["']?([^\s"']+)""", re.MULTILINE)
+"""A host in a file that can't be read, so that what refers to it is not reported as well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,92 +55,60 @@ def read_documents(texts: Sequence[Text]) -> Documents:
     read = Documents()
     for text in texts:
         try:
-            contents = list(yaml.load_all(text.content.decode("utf-8-sig"), Loader=_Loader))
-        except yaml.YAMLError as e:
-            read.problems.append(_syntax_problem(text, e))
+            decoded = text.content.decode("utf-8-sig")
+            parsed = parse(decoded)
         except UnicodeDecodeError as e:
-            read.problems.append(Problem(text.name, 0, "", "", f"not UTF-8 (byte {e.start}): save the file as UTF-8"))
-        except RecursionError:
-            read.problems.append(Problem(text.name, 0, "", "", "nested too deeply"))
+            reason = f"not UTF-8 (byte {e.start}): save the file as UTF-8"
+            _read_broken(text, Problem(text.name, 0, "", "", reason), read)
+        except NotYaml as e:
+            _read_broken(text, Problem(text.name, e.line, "", "", f"not YAML: {e.reason}"), read)
         else:
-            for index, content in enumerate(contents):
-                if content is not None:
-                    _read_document(text, index, content, read)
+            for index, document in enumerate(parsed):
+                if document.content is not None:
+                    part = decoded[document.start : document.end]
+                    _read_document(Source(text, index, "", part, document.line), document.content, read)
     return read
 
 
-class _Loader(yaml.CSafeLoader):
-    """
-    A safe loader for policies.
-
-    It refuses a key that stands twice, since the first would be lost silently, and knows the
-    scalars of YAML 1.2: `on` is a word (`retry.on` is a field) and a date is text.
-    """
-
-    yaml_implicit_resolvers = {  # noqa: RUF012 as its base class has it
-        first: [
-            (tag, pattern)
-            for tag, pattern in resolvers
-            if tag not in ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:timestamp")
-        ]
-        for first, resolvers in yaml.CSafeLoader.yaml_implicit_resolvers.items()
-    }
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:  # noqa: FBT001, FBT002 its signature
-        seen = set()
-        for key, _ in node.value:
-            if key.tag == "tag:yaml.org,2002:merge":
-                continue
-            if key.value in seen:
-                message = f"the key {cut(str(key.value))!r} stands twice in one mapping: remove one"
-                raise yaml.constructor.ConstructorError(None, None, message, key.start_mark)
-            seen.add(key.value if isinstance(key.value, str) else id(key))
-        return super().construct_mapping(node, deep)
+def _read_broken(text: Text, problem: Problem, read: Documents) -> None:
+    read.problems.append(problem)
+    read.broken_hosts.update(_HOST_LINE.findall(text.content.decode("utf-8", "replace")))
 
 
-_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"true|True|TRUE|false|False|FALSE"), list("tTfF"))
-
-
-def _syntax_problem(text: Text, error: yaml.YAMLError) -> Problem:
-    mark = getattr(error, "problem_mark", None)
-    reason = getattr(error, "problem", None) or str(error)
-    return Problem(text.name, mark.line + 1 if mark else 0, "", "", f"not YAML: {cut(str(reason))}")
-
-
-def _read_document(text: Text, index: int, content: object, read: Documents) -> None:
+def _read_document(place: Source, content: object, read: Documents) -> None:
     if not isinstance(content, dict):
-        line = line_of(text, index, ())
-        read.problems.append(Problem(text.name, line, "", "", "a document is a mapping with apiVersion, kind and spec"))
+        read.problems.append(place.problem((), "a document is a mapping with apiVersion, kind and spec"))
         return
-    source = Source(text, index, _title(content))
-    group = str(content.get("apiVersion", "")).partition("/")[0]
-    kind = content.get("kind")
-    if group != API_GROUP:
-        if kind in KINDS or kind in ("List", None):
-            read.problems.append(source.problem(("apiVersion",), _not_ours(kind)))
-        return
-    if content["apiVersion"] != API_VERSION:
+    source = replace(place, title=_title(content))
+    version, kind = content.get("apiVersion"), content.get("kind")
+    known = KINDS.get(kind) if isinstance(kind, str) else None
+    if str(version).partition("/")[0] != API_GROUP:
+        if known is None and kind not in ("List", None):
+            return  # some other API's
+        read.problems.append(source.problem(("apiVersion",), _not_ours(kind)))
+    elif version != API_VERSION:
         read.problems.append(source.problem(("apiVersion",), f"only {API_VERSION} is known here"))
-    elif kind not in KINDS:
-        message = f"unknown kind {cut(str(kind))!r}{_suggest(str(kind), KINDS)}; known here: {', '.join(KINDS)}"
-        read.problems.append(source.problem(("kind",), message))
-    else:
-        _read_ours(source, KINDS[kind], content, read)
+    elif known is None:
+        read.problems.append(source.problem(("kind",), _unknown_kind(kind)))
+    elif _read_ours(source, known, content, read):
+        return
+    if known is not LLMRoute:
+        spec = content.get("spec")
+        if isinstance(spec, dict) and isinstance(spec.get("host"), str):
+            read.broken_hosts.add(spec["host"])
 
 
-def _read_ours(source: Source, model: type[LLMProvider | LLMRoute], content: dict[Any, Any], read: Documents) -> None:
+def _read_ours(source: Source, model: type[LLMProvider | LLMRoute], content: dict[Any, Any], read: Documents) -> bool:
     try:
         document = model.model_validate(content)
     except ValidationError as e:
         read.problems.extend(_shape_problem(source, error) for error in e.errors(include_url=False))
-        spec = content.get("spec")
-        if isinstance(spec, dict) and isinstance(spec.get("host"), str):
-            read.broken_hosts.add(spec["host"])
+        return False
+    if isinstance(document, LLMProvider):
+        read.providers.append(Located(document, source))
     else:
-        if isinstance(document, LLMProvider):
-            read.providers.append(Located(document, source))
-        else:
-            read.routes.append(Located(document, source))
+        read.routes.append(Located(document, source))
+    return True
 
 
 def _not_ours(kind: object) -> str:
@@ -146,11 +117,17 @@ def _not_ours(kind: object) -> str:
     return f"a policy document has apiVersion: {API_VERSION}" + ("" if kind else " and a kind")
 
 
+def _unknown_kind(kind: object) -> str:
+    if kind is None:
+        return f"is required: one of {', '.join(KINDS)}"
+    return f"unknown kind {cut(str(kind))!r}{_suggest(str(kind), KINDS)}; known here: {', '.join(KINDS)}"
+
+
 def _title(content: dict[Any, Any]) -> str:
     metadata = content.get("metadata")
     metadata = metadata if isinstance(metadata, dict) else {}
-    name = f"{metadata.get('namespace', 'default')}/{metadata.get('name', '?')}"
-    return cut(f"{content.get('kind', 'document')} {name}")
+    name = f"{metadata.get('namespace') or 'default'}/{metadata.get('name') or '?'}"
+    return cut(f"{content.get('kind') or 'document'} {name}")
 
 
 _KNOWN_FIELDS = sorted(
@@ -179,7 +156,7 @@ def _shape_problem(source: Source, error: ErrorDetails) -> Problem:
     path = tuple(part for part in error["loc"] if part != "[key]")
     kind = error["type"]
     if kind == "extra_forbidden":
-        message = f"unknown field{_suggest(str(path[-1]), _KNOWN_FIELDS)}"
+        message = _unknown_field(str(path[-1]))
     elif kind == "value_error":
         message = error["msg"].removeprefix("Value error, ")
     elif kind == "string_pattern_mismatch":
@@ -192,6 +169,12 @@ def _shape_problem(source: Source, error: ErrorDetails) -> Problem:
     else:
         message = _EXPECTED.get(kind) or error["msg"][:1].lower() + error["msg"][1:]
     return source.problem(path, message)
+
+
+def _unknown_field(name: str) -> str:
+    if name in _KNOWN_FIELDS:
+        return "unknown field: it belongs to another part of the document"
+    return f"unknown field{_suggest(name, _KNOWN_FIELDS)}"
 
 
 def _suggest(word: str, known: Sequence[str] | dict[str, Any]) -> str:

@@ -95,21 +95,25 @@ def _is_of_type(value: object, json_type: str | None) -> bool:
 def _structural(schema: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:
     """Return a JSON Schema of pydantic as a structural schema: references and unions with null resolved."""
     schema = dict(schema)
+    if "anyOf" in schema:
+        (inner,) = (option for option in schema.pop("anyOf") if option.get("type") != "null")
+        schema = {**inner, **schema}
     if "$ref" in schema:
         target = definitions[schema.pop("$ref").rpartition("/")[2]]
         schema = {**target, **schema}
-    if "anyOf" in schema:
-        (inner,) = (option for option in schema.pop("anyOf") if option.get("type") != "null")
-        schema = {**_structural(inner, definitions), **schema}
     result = {name: schema[name] for name in _KEPT if name in schema and schema[name] is not None}
     if not _is_of_type(result.get("default"), result.get("type")):
         result.pop("default", None)  # that of a part, or of a duration as a number; what is absent is compiled alike
-    if "type" not in schema:
-        result["x-kubernetes-preserve-unknown-fields"] = True  # any JSON
+    # What a schema does not name, the API server drops: conditions that went that way would match everything.
+    values = schema.get("additionalProperties")
+    if "patternProperties" in schema:
+        (values,) = schema["patternProperties"].values()  # names of a certain form, which can't be said here
     if "properties" in schema:
         result["properties"] = {name: _structural(part, definitions) for name, part in schema["properties"].items()}
-    elif isinstance(schema.get("additionalProperties"), dict):
-        result["additionalProperties"] = _structural(schema["additionalProperties"], definitions)
+    elif values is True:
+        result["x-kubernetes-preserve-unknown-fields"] = True  # any JSON, null too
+    elif values:
+        result["additionalProperties"] = _structural(values, definitions)
     if "items" in schema:
         result["items"] = _structural(schema["items"], definitions)
     return result

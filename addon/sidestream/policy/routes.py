@@ -1,18 +1,22 @@
 """From an `LLMRoute` to a route of the snapshot, with its providers looked up and its matches compiled."""
 
 import difflib
+import functools
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import re2
 
+from sidestream.core.errors import cut
 from sidestream.core.hosts import normalise_host
 from sidestream.core.snapshot import Backend, Condition, Match, Provider, Retry, Route, Rule, Subject, Timeouts
 from sidestream.policy import documents
 from sidestream.policy.documents import LLMRoute, StringMatch
 from sidestream.policy.places import Spot
 from sidestream.policy.problems import Problem
+from sidestream.policy.providers import meant_host
 from sidestream.policy.reading import Located
 
 NOT_ACTED_ON = "is accepted, but not acted on yet"
@@ -29,25 +33,28 @@ class KnownHosts:
     broken: frozenset[str]
 
 
-def compile_route(located: Located[LLMRoute], known: KnownHosts, problems: list[Problem]) -> Route | None:
-    """Compile one route; its problems are added to `problems`. ``None``: it does not apply here."""
+def compile_route(located: Located[LLMRoute], known: KnownHosts, problems: list[Problem]) -> Route:
+    """Compile one route; its problems are added to `problems`."""
     spec = located.document.spec
     spot = Spot(located.source, ("spec",), problems)
-    if not _applies(spec.gateways, spot.at("gateways")):
-        return None
-    names = [rule.name for rule in spec.rules]
+    names: set[str] = set()
     for index, rule in enumerate(spec.rules):
-        if rule.name and rule.name in names[:index]:
-            spot.at("rules", index, "name").error(f"{rule.name!r} is the name of another rule of this route")
+        if rule.name in names:
+            spot.at("rules", index, "name").error(f"{rule.name!r} is the name of another rule: rename one")
+        if rule.name is not None:
+            names.add(rule.name)
         if not _has_conditions(rule) and index < len(spec.rules) - 1:
             spot.at("rules", index).warn("matches every request: the rules after it are never used")
     rules = tuple(_rule(rule, known, spot.at("rules", index)) for index, rule in enumerate(spec.rules))
     return Route(located.document.metadata.qualified, normalise_host(spec.host), rules)
 
 
-def _applies(gateways: list[str] | None, spot: Spot) -> bool:
-    others = [name for name in gateways or () if name != "mesh"]
-    if gateways is None or not others:
+def applies(located: Located[LLMRoute], problems: list[Problem]) -> bool:
+    """Tell whether a route is one for here; if not, or not only, that is added to `problems`."""
+    spot = Spot(located.source, ("spec", "gateways"), problems)
+    gateways = located.document.spec.gateways or []
+    others = [cut(name) for name in gateways if name != "mesh"]
+    if not others:
         return True
     if len(others) < len(gateways):
         spot.warn(f"not applicable here: {', '.join(others)}; the route is used for mesh")
@@ -91,8 +98,11 @@ def _backends(rule: documents.Rule, known: KnownHosts, spot: Spot) -> tuple[Back
     for index, ref in enumerate(rule.backend_refs):
         weight = 1 if ref.weight is None else ref.weight
         tiers[ref.priority] += weight
-        provider = _provider(ref.provider_host, known, spot.at(index, "providerHost"))
-        if provider is not None:
+        # Nearly always written as it is normalised.
+        provider = known.providers.get(ref.provider_host) or known.providers.get(normalise_host(ref.provider_host))
+        if provider is None:
+            _report_unknown(ref.provider_host, known, spot.at(index, "providerHost"))
+        else:
             backends.append(Backend(provider, provider.config_for(rule.name), weight, ref.priority))
     for priority, total in tiers.items():
         if total == 0:
@@ -104,43 +114,48 @@ def _backends(rule: documents.Rule, known: KnownHosts, spot: Spot) -> tuple[Back
     return tuple(backends)
 
 
-def _provider(written: str, known: KnownHosts, spot: Spot) -> Provider | None:
-    host = normalise_host(written)
-    provider = known.providers.get(host)
-    if provider is None and host not in known.broken:
-        close = difflib.get_close_matches(host, list(known.providers), n=1)
-        spot.error(f"no LLMProvider has host {written!r}" + (f" (did you mean {close[0]!r}?)" if close else ""))
-    return provider
+def _report_unknown(written: str, known: KnownHosts, spot: Spot) -> None:
+    host = meant_host(written)
+    if host in known.broken:
+        return  # which was reported where it stands
+    close = [host] if host in known.providers else difflib.get_close_matches(host, list(known.providers), n=1)
+    spot.error(f"no LLMProvider has host {cut(written)!r}" + (f" (did you mean {close[0]!r}?)" if close else ""))
 
 
 def _match(match: documents.RouteMatch, spot: Spot) -> Match:
     conditions = [
-        _condition("header", name.lower(), condition, spot.at("headers", name))
+        _condition("header", name.lower(), condition, spot, "headers", name)
         for name, condition in match.headers.items()
     ]
     conditions += [
-        _condition("sourceLabel", name, StringMatch(exact=value), spot.at("sourceLabels", name))
+        _condition("sourceLabel", name, StringMatch(exact=value), spot, "sourceLabels", name)
         for name, value in match.source_labels.items()
     ]
     if match.model is not None:
-        conditions.append(_condition("model", "", match.model, spot.at("model")))
+        conditions.append(_condition("model", "", match.model, spot, "model"))
     return tuple(conditions)
 
 
-def _condition(subject: Subject, name: str, written: StringMatch, spot: Spot) -> Condition:
+def _condition(subject: Subject, name: str, written: StringMatch, spot: Spot, *path: str) -> Condition:
     if (exact := written.exact) is not None:
         return Condition(subject, name, "exact", exact, lambda value: value == exact)
     if (prefix := written.prefix) is not None:
         return Condition(subject, name, "prefix", prefix, lambda value: value is not None and value.startswith(prefix))
     if (regex := written.regex) is not None:
         try:
-            fullmatch = re2.compile(regex, _RE2_OPTIONS).fullmatch
+            fullmatch = _compiled(regex).fullmatch
         except re2.error as e:
-            spot.at("regex").error(f"{regex!r} is no RE2 expression: {_reason(e)}")
+            spot.at(*path, "regex").error(f"{cut(regex)!r} is no RE2 expression: {_reason(e)}")
             return Condition(subject, name, "regex", regex, lambda _: False)
         return Condition(subject, name, "regex", regex, lambda value: value is not None and bool(fullmatch(value)))
     wanted = written.present is True
     return Condition(subject, name, "present", str(wanted).lower(), lambda value: (value is not None) is wanted)
+
+
+@functools.lru_cache(maxsize=1024)
+def _compiled(regex: str) -> Any:
+    # Rules repeat expressions, and a reload repeats all of them.
+    return re2.compile(regex, _RE2_OPTIONS)
 
 
 def _reason(error: re2.error) -> str:
