@@ -10,21 +10,28 @@ ConfigMap does, which swaps one link above all files.
 """
 
 import os
-import ssl
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from cryptography import x509
+
 from sidestream.policy.compiling import Compilation, compile_policy
 from sidestream.policy.keys import FromEnvironment, FromFile, FromSecret, KeyReference, Unavailable
 from sidestream.policy.places import Text
-from sidestream.policy.problems import Problem, Severity
+from sidestream.policy.problems import Problem, Severity, errors_in
 
 MAX_REREADS = 5
 """How often a folder is read again when it changes while it is read."""
 
 type Stamp = tuple[int, int, int]
-"""What tells that a file changed: inode, size in bytes, time of change in nanoseconds. Zeros: not there."""
+"""
+What tells that a file changed: inode, size in bytes, time of change in nanoseconds. Zeros: not there.
+
+The time is that of the inode: a file that became readable changed, too.
+"""
+
+NOT_THERE: Stamp = (0, 0, 0)
 
 
 class FilesAndEnvironment:
@@ -54,12 +61,12 @@ class FilesAndEnvironment:
                 )
 
     def ca(self, path: Path) -> str:
-        """Return the PEM text of a CA file that OpenSSL can load."""
+        """Return the PEM text of a CA file whose certificates can be loaded."""
         text = self._read_text(path)
         try:
-            ssl.create_default_context(cadata=text)
-        except (ssl.SSLError, ValueError) as e:
-            raise Unavailable(f"{path} holds no usable CA certificate in PEM") from e
+            x509.load_pem_x509_certificates(text.encode())
+        except ValueError as e:
+            raise Unavailable(f"{path} holds no CA certificate in PEM that can be used") from e
         return text
 
     def _read_text(self, path: Path) -> str:
@@ -70,6 +77,8 @@ class FilesAndEnvironment:
             raise Unavailable(f"{path} can't be read: {e.strerror}") from e
         except UnicodeDecodeError as e:
             raise Unavailable(f"{path} is not UTF-8 text") from e
+        except ValueError as e:
+            raise Unavailable(f"{str(path)!r} can't be the name of a file") from e
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,13 +104,15 @@ class Folder:
             texts, problems = _texts(documents)
             if self._stamps() == documents:
                 break  # nothing changed meanwhile, so the texts belong together
-        if not self.path.exists():
-            problems.append(Problem(str(self.path), 0, "", "", "no such file or folder"))
+        if not os.path.exists(self.path):  # noqa: PTH110 unlike Path's, it never raises
+            problems.append(_problem(self.path, "no such file or folder"))
         resolver = FilesAndEnvironment(self._environment)
         compilation = compile_policy(texts, resolver, missing_key=missing_key)
-        if problems:
-            compilation = Compilation(None, (*problems, *compilation.problems))
-        return Reading(compilation, documents, resolver.stamps)
+        if not problems and not compilation.problems and not compilation.require().hosts:
+            message = "holds no LLMProvider or LLMRoute: nothing is governed"
+            problems.append(_problem(self.path, message, Severity.WARNING))
+        snapshot = None if errors_in(problems) else compilation.snapshot
+        return Reading(Compilation(snapshot, (*problems, *compilation.problems)), documents, resolver.stamps)
 
     def changed_since(self, reading: Reading) -> bool:
         """Tell whether a document, or a file that one refers to, is not what it was."""
@@ -109,9 +120,10 @@ class Folder:
         return self._stamps() != reading.documents or references != reading.references
 
     def _stamps(self) -> dict[Path, Stamp]:
-        if self.path.is_dir():
+        if _is_folder(self.path):
             return {path: _stamp(path) for path in sorted(_documents_below(self.path, seen=set()))}
-        return {self.path: _stamp(self.path)} if self.path.exists() else {}
+        stamp = _stamp(self.path)
+        return {self.path: stamp} if stamp != NOT_THERE else {}
 
 
 def _texts(paths: Iterable[Path]) -> tuple[list[Text], list[Problem]]:
@@ -120,30 +132,45 @@ def _texts(paths: Iterable[Path]) -> tuple[list[Text], list[Problem]]:
         try:
             texts.append(Text(str(path), path.parent, path.read_bytes()))
         except FileNotFoundError:
-            continue  # it went away in between: the stamps tell
+            if path.is_symlink():
+                problems.append(_problem(path, "a link that leads nowhere, left out", Severity.WARNING))
+            # Otherwise it went away in between: the stamps tell.
         except OSError as e:
-            problems.append(Problem(str(path), 0, "", "", f"can't be read: {e.strerror}"))
+            problems.append(_problem(path, f"can't be read: {e.strerror}"))
     return texts, problems
 
 
+def _problem(path: Path, message: str, severity: Severity = Severity.ERROR) -> Problem:
+    return Problem(str(path), 0, "", "", message, severity)
+
+
 def _documents_below(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
-    status = folder.stat()
+    """Yield the documents below `folder`. A folder that can't be listed stands for those in it."""
+    try:
+        status = folder.stat()
+        names = sorted(os.listdir(folder))  # noqa: PTH208 names are what is asked for
+    except FileNotFoundError:
+        return
+    except OSError:
+        yield folder
+        return
     if (status.st_dev, status.st_ino) in seen:
         return  # a link that leads back up
     seen.add((status.st_dev, status.st_ino))
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            if entry.is_dir():
-                yield from _documents_below(Path(entry.path), seen)
-            elif entry.name.endswith((".yaml", ".yml")):
-                yield Path(entry.path)
+    for path in (folder / name for name in names if not name.startswith(".")):
+        if _is_folder(path):
+            yield from _documents_below(path, seen)
+        elif path.name.endswith((".yaml", ".yml")):
+            yield path
+
+
+def _is_folder(path: Path) -> bool:
+    return os.path.isdir(path)  # noqa: PTH112 unlike Path's, it never raises
 
 
 def _stamp(path: Path) -> Stamp:
     try:
         status = path.stat()
-    except OSError:
-        return 0, 0, 0
-    return status.st_ino, status.st_size, status.st_mtime_ns
+    except (OSError, ValueError):
+        return NOT_THERE
+    return status.st_ino, status.st_size, status.st_ctime_ns

@@ -33,14 +33,17 @@ class JsonLines:
             OSError: the file can't be opened.
         """
         if target == STANDARD_OUTPUT:
+            if sys.stdout is None:  # as Python has it when the process was started without one
+                raise OSError("standard output is closed: name a file for the records")
             return cls(sys.stdout)
         return cls(Path(target).open("a", encoding="utf-8"))
 
     def __call__(self, record: Record) -> None:
         """Write `record`."""
-        line = json.dumps(record.as_dict(), ensure_ascii=False, separators=(",", ":"))
+        # ASCII: any stream takes it, and no character in it is taken for the end of a line.
+        line = json.dumps(record.as_dict(), separators=(",", ":"))
         try:
-            self._stream.write(line.encode("utf-8", "replace").decode() + "\n")
+            self._stream.write(line + "\n")
             self._stream.flush()
         except (OSError, ValueError) as e:
             if not self.lost:
