@@ -42,7 +42,7 @@ def _validate(options: argparse.Namespace) -> int:
             hosts = len(compilation.snapshot.hosts)
             summaries.append(f"{path}: good, governs {hosts} host{'s' * (hosts != 1)}")
     if options.json:
-        print(json.dumps([problem.as_dict() for problem in problems], indent=2, ensure_ascii=False))
+        print(json.dumps([problem.as_dict() for problem in problems], indent=2))
     else:
         for problem in problems:
             print(problem)

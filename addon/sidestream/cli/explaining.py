@@ -43,13 +43,13 @@ def _explain(options: argparse.Namespace) -> int:
         method=options.method.upper(),
         host=normalise_host(options.host),
         target=options.path,
-        headers={"content-type": "application/json", **dict(options.header)},
+        headers=_headers(options.header),
         body=read_object(_body(options)),
         labels=labels,
     )
     explanation = explain(request, compilation.snapshot.for_workload(labels))
     if options.json:
-        print(json.dumps(explanation.as_dict(), indent=2, ensure_ascii=False))
+        print(json.dumps(explanation.as_dict(), indent=2))
     else:
         print("\n".join(lines_of(explanation)))
     return 0
@@ -91,6 +91,13 @@ def _request_lines(request: SentRequest) -> list[str]:
     if request.body is not None:
         lines += ["", f"    {json.dumps(request.body, ensure_ascii=False)}"]
     return lines
+
+
+def _headers(written: list[tuple[str, str]]) -> dict[str, str]:
+    headers: dict[str, str] = {}
+    for name, value in written:
+        headers[name] = f"{headers[name]}, {value}" if name in headers else value  # as several of one name count
+    return {"content-type": "application/json", **headers}
 
 
 def _body(options: argparse.Namespace) -> bytes:

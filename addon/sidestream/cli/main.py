@@ -6,6 +6,7 @@ person is told besides to standard error.
 """
 
 import argparse
+import io
 import sys
 from collections.abc import Sequence
 
@@ -16,6 +17,9 @@ GOOD, PROBLEMS = 0, 1
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command with `arguments` (default: the process's) and return its exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a name of a file may be no text, a terminal no UTF-8
     parser = make_parser()
     options = parser.parse_args(arguments)
     try:

@@ -5,9 +5,6 @@ import logging
 import socket
 import sys
 
-from sidestream.cli.wiring import make_addon
-from sidestream.mitm.process import Process, ProcessError, run
-
 TRANSPARENT_PORT = 15001
 """Where redirected connections arrive: the default of init-container/redirect.sh."""
 PROXY_PORT = 8080
@@ -22,7 +19,7 @@ modes:
 examples:
   sidestream run --policies policies
   sidestream run --policies policies --mode transparent --log /var/log/sidestream.jsonl
-  sidestream run --policies policies --mode reverse:http://demo-llm-server@9000 --web
+  sidestream run --policies policies --mode reverse:http://demo-llm-server@127.0.0.1:9000 --web
 """
 
 
@@ -65,12 +62,16 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def _run(options: argparse.Namespace) -> int:
+    # Here, because mitmproxy takes a second to import, which the other commands need not wait for.
+    from sidestream.cli.wiring import make_addon  # noqa: PLC0415
+    from sidestream.mitm.process import Process, ProcessError, UsageError, run  # noqa: PLC0415
+
     try:
         modes = listening_modes(options.mode or ["regular"], options.listen)
     except ValueError as e:
         options.parser.error(str(e))
     settings: dict[str, object] = {
-        "mode": modes,
+        "listen_host": "127.0.0.1",  # for modes that name a port only; mitmproxy would take all addresses
         "sidestream_policies": options.policies,
         "sidestream_log": options.log,
         "sidestream_labels": options.labels,
@@ -84,7 +85,9 @@ def _run(options: argparse.Namespace) -> int:
         settings["web_open_browser"] = False
     log_to_stderr()
     try:
-        run(Process(settings, options.set, options.web), make_addon())
+        run(Process(modes, settings, options.set, options.web), make_addon())
+    except UsageError as e:
+        options.parser.error(str(e))
     except ProcessError as e:
         print(e, file=sys.stderr)
         return 1
@@ -100,7 +103,7 @@ def listening_modes(modes: list[str], listen: tuple[str, int] | None) -> list[st
     """
     placed = []
     for mode in modes:
-        if "@" in mode:
+        if "@" in mode or mode.partition(":")[0] == "local":  # which listens nowhere
             placed.append(mode)
         elif listen is not None:
             host, port = listen
