@@ -11,7 +11,7 @@ from mitmproxy.test import tflow, tutils
 
 from sidestream.core.secret import Secret
 from sidestream.core.snapshot import Endpoint, OpenAIConfig, Provider, Snapshot
-from sidestream.mitm import requests
+from sidestream.mitm import exchanges, requests
 from sidestream.mitm.current import Current
 from sidestream.mitm.requests import RequestHooks
 from sidestream.mitm.runtime import Runtime, Settings
@@ -115,6 +115,18 @@ def test_a_bug_of_ours_answers_500_and_says_nothing_of_it(monkeypatch, caplog, f
     assert "a bug of ours" in caplog.text
 
 
+@pytest.mark.parametrize("function", ["named_hosts", "header_values", "is_well_formed", "read_body"])
+def test_a_bug_of_ours_shows_nothing_of_the_clients_credentials(monkeypatch, function):
+    hooks, _ = make_hooks()
+    flow = make_flow(authorization="Bearer sk-clients", x_api_key="sk-clients")
+    monkeypatch.setattr(requests, function, raise_a_bug)
+
+    hooks.requestheaders(flow)
+    hooks.request(flow)
+
+    assert "sk-clients" not in repr(flow.get_state())
+
+
 @pytest.mark.parametrize("function", ["read_body", "decide", "plan", "apply"])
 def test_a_bug_of_ours_is_recorded_once(monkeypatch, function):
     hooks, records = make_hooks()
@@ -142,6 +154,19 @@ def test_failing_open_sends_the_request_as_it_came(monkeypatch, function):
     assert flow.response is None
     assert flow.request.get_state() == before
     assert hooks.attempt_of(flow) is None
+
+
+@pytest.mark.parametrize("function", ["is_well_formed", "redact_credentials", "read_body", "plan", "apply"])
+def test_failing_open_is_recorded_once(monkeypatch, function):
+    hooks, records = make_hooks(fail_open=True)
+    flow = make_flow()
+    monkeypatch.setattr(requests, function, raise_a_bug)
+
+    for name in ("request", "response", "client_disconnected"):
+        hooks.requestheaders(flow) if name == "request" else None
+        HOOKS[name](hooks, flow)
+
+    assert [(record.status, record.error) for record in records] == [(None, "internal_error")]
 
 
 def test_failing_open_takes_back_what_was_half_applied(monkeypatch):
@@ -173,6 +198,32 @@ def test_a_bug_in_metering_lets_the_answer_go_on(monkeypatch, caplog):
 
     assert passed == b"data: 1\n\n"
     assert "could not be metered" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("content_type", "length", "is_streamed"),
+    [
+        ("application/json", "100", False),
+        ("Application/JSON; charset=utf-8", "", False),
+        ("application/json", "999999999", True),
+        ("application/jsonl", "", True),
+        ("application/json-seq", "", True),
+        ("text/event-stream; charset=utf-8", "", True),
+        ("audio/mpeg", "100", True),
+        ("", "", True),
+    ],
+)
+def test_an_answer_is_streamed_unless_it_is_short_json(content_type, length, is_streamed):
+    hooks, _ = make_hooks()
+    flow = make_flow()
+
+    hooks.requestheaders(flow)
+    hooks.request(flow)
+    answer_with(flow, **{"content-type": content_type})
+    flow.response.headers["content-length"] = length
+    hooks.responseheaders(flow)
+
+    assert bool(flow.response.stream) is is_streamed
 
 
 def test_the_end_of_a_stream_is_never_taken_for_a_chunk():
@@ -221,11 +272,19 @@ HOOKS = {
 }
 
 
-@given(st.lists(st.sampled_from(sorted(HOOKS)), min_size=1, max_size=8))
-def test_any_order_of_hooks_ends_in_exactly_one_record(names):
+flows = st.builds(
+    make_flow,
+    st.just(HOST),
+    st.sampled_from([b'{"messages": []}', b'{"messages": [], "stream": true}', b"{}", b"no JSON", b""]),
+    authorization=st.just("Bearer sk-clients"),
+    content_encoding=st.sampled_from(["identity", "of-no-kind"]),
+)
+
+
+@given(st.lists(st.sampled_from(sorted(HOOKS)), min_size=1, max_size=8), flows, st.booleans())
+def test_any_order_of_hooks_ends_in_exactly_one_record(names, flow, fail_open):
     logging.getLogger("sidestream.mitm.requests").setLevel(logging.CRITICAL)
-    hooks, records = make_hooks()
-    flow = make_flow()
+    hooks, records = make_hooks(fail_open=fail_open)
 
     hooks.requestheaders(flow)
     for name in [*names, "client_disconnected"]:
@@ -233,3 +292,79 @@ def test_any_order_of_hooks_ends_in_exactly_one_record(names):
 
     assert len(records) == 1
     assert KEY not in repr(records)
+
+
+@given(st.lists(st.sampled_from(sorted(HOOKS)), max_size=8))
+def test_hooks_of_a_flow_that_never_began_do_nothing(names):
+    hooks, records = make_hooks()
+    flow = make_flow()
+    before = flow.request.get_state()
+
+    for name in names:
+        HOOKS[name](hooks, flow)
+
+    assert records == []
+    assert flow.request.get_state() == before
+
+
+@given(st.text(max_size=20), st.binary(max_size=20), st.sampled_from(["authorization", "x_api_key", "connection"]))
+def test_whatever_no_policy_names_keeps_its_state(host, body, name):
+    hooks, records = make_hooks()
+    flow = make_flow(f"not-{HOST}", body, **{name: host.encode("ascii", "ignore").decode()})
+    before = flow.get_state()
+
+    hooks.requestheaders(flow)
+    hooks.request(flow)
+    passed = flow.get_state()
+    answer_with(flow)
+    answered = flow.get_state()
+    hooks.responseheaders(flow)
+    hooks.response(flow)
+    hooks.client_disconnected(flow.client_conn)
+
+    assert passed == before
+    assert flow.get_state() == answered
+    assert records == []
+
+
+def test_a_policy_that_changes_meanwhile_does_not_change_a_request(monkeypatch):
+    hooks, records = make_hooks()
+    flow = make_flow()
+
+    hooks.requestheaders(flow)
+    hooks._current.runtime = Runtime(FixedSource(), hooks._current.runtime.sinks)
+    hooks.request(flow)
+    answer_with(flow)
+    hooks.response(flow)
+
+    assert json.loads(flow.request.raw_content)["model"] == "qwen-turbo"
+    assert [record.provider for record in records] == ["default/dashscope"]
+
+
+def test_nothing_is_kept_of_a_finished_exchange():
+    hooks, _ = make_hooks()
+    flow = make_flow()
+
+    hooks.requestheaders(flow)
+    hooks.request(flow)
+    answer_with(flow)
+    hooks.response(flow)
+
+    assert len(hooks._exchanges) == 0
+
+
+def test_no_more_of_a_streamed_answer_is_kept_than_there_is_room_for(monkeypatch):
+    hooks, records = make_hooks()
+    flow = make_flow()
+    monkeypatch.setattr(exchanges, "MAX_KEPT_BYTES", 10)
+
+    hooks.requestheaders(flow)
+    hooks.request(flow)
+    answer_with(flow, **{"content-type": "text/event-stream"})
+    hooks.responseheaders(flow)
+    passed = [flow.response.stream(b"data: 1\n\n") for _ in range(3)]
+    hooks.response(flow)
+
+    assert passed == [b"data: 1\n\n"] * 3
+    assert flow.response.raw_content == b"data: 1\n\nd"
+    assert records[0].bytes_out == 27

@@ -1,6 +1,10 @@
 """What the policy sees of a flow."""
 
+import h11
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from mitmproxy.net.http.http1 import assemble_request_head
 from mitmproxy.proxy.mode_specs import ProxyMode
 from mitmproxy.test import tflow, tutils
 
@@ -77,3 +81,36 @@ def test_a_body_in_an_unknown_encoding_is_refused():
 )
 def test_a_head_that_could_be_read_as_another_is_not_well_formed(request_, is_well):
     assert is_well_formed(request_) is is_well
+
+
+def words(alphabet):
+    return st.text(alphabet, max_size=4).map(lambda text: text.encode("latin-1"))
+
+
+heads = st.builds(
+    lambda method, path, values: tutils.treq(
+        method=method, path=b"/" + path, headers=[(b"host", b"a.example"), *((b"x-a", value) for value in values)]
+    ),
+    st.sampled_from([b"GET", b"POST", b"get", b"M-SEARCH", b"", b"GET /a", b"GET\r\n"]),
+    words("abcdef/?%~[]\x7f \t\0\r\n"),
+    st.lists(words("abcdef:,;é ~\t\0\r\n"), max_size=2),
+)
+
+
+@given(heads)
+def test_a_well_formed_head_is_read_as_it_was_written(head):
+    assert not is_well_formed(head) or reading(assemble_request_head(head)) == writing(head)
+
+
+def writing(head):
+    """Return what a head says: method, target, and its headers without the blanks around them."""
+    headers = [(name, value.strip(b" \t")) for name, value in head.headers.fields]
+    return head.data.method, head.data.path, headers
+
+
+def reading(content):
+    """Return what a server reads out of `content`."""
+    server = h11.Connection(h11.SERVER)
+    server.receive_data(content)
+    read = server.next_event()
+    return read.method, read.target, list(read.headers)

@@ -43,6 +43,8 @@ class Sidestream:
 
     def load(self, loader: Loader) -> None:
         """Declare the options."""
+        # Its lines for every connection quote what clients sent, keys and all.
+        logging.getLogger("mitmproxy.proxy.server").setLevel(logging.WARNING)
         options.declare(loader)
 
     def configure(self, updated: set[str]) -> None:

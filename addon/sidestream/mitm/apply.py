@@ -25,7 +25,9 @@ def apply(attempt: Attempt, flow: http.HTTPFlow) -> None:
     request.path = attempt.target
     if not request.is_http2:
         request.authority = ""  # origin-form, whatever form the client used
-    for name in (*attempt.remove_headers, *_HOP_BY_HOP):
+    # What gets another value keeps its place, so that a second time changes nothing.
+    replaced = {"authorization"} if attempt.key is not None else set()
+    for name in {*attempt.remove_headers, *_HOP_BY_HOP} - replaced:
         request.headers.pop(name, None)
     for name, value in attempt.set_headers:
         if name == "host":

@@ -7,15 +7,21 @@ intercepted, a ClientHello that does, is mitmproxy's to read.
 """
 
 from collections.abc import Callable
+from typing import Literal
 
 from mitmproxy import exceptions
 from mitmproxy.proxy import layer, layers, mode_specs
 from mitmproxy.proxy.context import Context
+from mitmproxy.proxy.layers.http import HTTPMode
+from mitmproxy.proxy.layers.tls import parse_client_hello
 
 from sidestream.core.hosts import normalise_host
 from sidestream.core.snapshot import Snapshot
-from sidestream.core.sniff import Http, Incomplete, Opaque, Tls, sniff
-from sidestream.mitm.engine.transparent import UndecidedLayer, is_being_opened
+from sidestream.core.sniff import MAX_HEAD_BYTES, Http, Incomplete, Opaque, Tls, sniff
+from sidestream.mitm.engine.transparent import CloseLayer, UndecidedLayer, is_being_opened
+
+CLIENT_HELLO = b"\x01"
+"""What a handshake begins with, after the head of its record (RFC 8446, 4)."""
 
 _REDIRECTED = (mode_specs.TransparentMode, mode_specs.LocalMode)
 
@@ -37,31 +43,57 @@ def choose_layer(
     if context.server.address is None or isinstance(context.client.proxy_mode, mode_specs.ReverseMode):
         stock(undecided)  # a proxy that was asked for by name: what comes is meant for it
         return
-    if _is_ours(undecided, snapshot, intercept_tls=intercept_tls):
+    ours = _ours(undecided, snapshot, intercept_tls=intercept_tls)
+    if ours == "http":
+        # The stock addon guesses, and takes a head after an empty line for something else.
+        undecided.layer = layers.HttpLayer(context, HTTPMode.transparent)
+    if ours is not None:
         stock(undecided)
     elif is_being_opened(context):
         raise exceptions.AddonHalt  # asked again when the destination is open
+    elif context.server.error is not None:
+        undecided.layer = CloseLayer(context)
     else:
         undecided.layer = layers.TCPLayer(context, ignore=True)
 
 
-def _is_ours(undecided: layer.NextLayer, snapshot: Snapshot, *, intercept_tls: bool) -> bool:
+def _ours(undecided: layer.NextLayer, snapshot: Snapshot, *, intercept_tls: bool) -> Literal["http", "tls"] | None:
+    """Tell what is mitmproxy's to read, if it is."""
     if undecided.data_server():
-        return False  # a server that speaks first speaks no HTTP
+        return None  # a server that speaks first speaks no HTTP
     decrypted = _is_decrypted(undecided.context)
     if decrypted and undecided.context.client.alpn == b"h2":
-        return True
-    match sniff(undecided.data_client()):
+        return "http"
+    said = undecided.data_client()
+    match sniff(said):
         case Incomplete():
-            if isinstance(undecided, UndecidedLayer) and undecided.complete:
-                return False
-            raise exceptions.AddonHalt
-        case Http(hosts=hosts):
-            return decrypted or any(snapshot.governs(normalise_host(host)) for host in hosts)
-        case Tls():
-            return intercept_tls and not decrypted
-        case Opaque():
-            return False
+            _wait_for_more(undecided)
+        case Http(hosts=hosts) if decrypted or any(snapshot.governs(normalise_host(host)) for host in hosts):
+            return "http"
+        case Tls() if intercept_tls and not decrypted and _names_a_policys_host(undecided, said, snapshot):
+            return "tls"
+        case Http() | Tls() | Opaque():
+            pass
+    return None
+
+
+def _names_a_policys_host(undecided: layer.NextLayer, said: bytes, snapshot: Snapshot) -> bool:
+    if said[5:6] not in (b"", CLIENT_HELLO):
+        return False
+    try:
+        hello = parse_client_hello(said)
+    except ValueError:
+        return False
+    if hello is None:
+        if len(said) < MAX_HEAD_BYTES:
+            _wait_for_more(undecided)
+        return False
+    return snapshot.governs(normalise_host(hello.sni or ""))
+
+
+def _wait_for_more(undecided: layer.NextLayer) -> None:
+    if not (isinstance(undecided, UndecidedLayer) and undecided.complete):
+        raise exceptions.AddonHalt
 
 
 def _is_decrypted(context: Context) -> bool:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from mitmproxy import exceptions
 from mitmproxy.master import Master
 from mitmproxy.options import Options
+from mitmproxy.proxy.mode_specs import ProxyMode
 from mitmproxy.tools.dump import DumpMaster
 from mitmproxy.tools.web.master import WebMaster
 
@@ -24,7 +25,11 @@ QUIET_LOGGERS = ("mitmproxy.proxy.server", "tornado", "asyncio", "hpack", "quic"
 
 
 class ProcessError(ValueError):
-    """The process can't run as it is asked to; the message says all that is wrong."""
+    """The process can't run with what it was given; the message says all that is wrong."""
+
+
+class UsageError(ValueError):
+    """The process was asked for in a way that makes no sense."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +37,11 @@ class Process:
     """
     How to run.
 
-    `options`: mitmproxy option → value, the addon's own among them. `specs`: more of them, as
-    ``name=value``. `web`: with mitmweb's pages.
+    `modes`: mitmproxy's mode specs. `options`: mitmproxy option → value, the addon's own among
+    them. `specs`: more of them, as ``name=value``. `web`: with mitmweb's pages.
     """
 
+    modes: Sequence[str]
     options: Mapping[str, object]
     specs: Sequence[str] = ()
     web: bool = False
@@ -46,7 +52,8 @@ def run(process: Process, addon: Sidestream) -> None:
     Run until SIGTERM or SIGINT.
 
     Raises:
-        ProcessError: an option, the policy among them, makes no sense.
+        UsageError: a mode or an option of mitmproxy makes no sense.
+        ProcessError: the policy, or a file that is named, is not as it must be.
         SystemExit: the process could not start, and said why.
     """
     for name in QUIET_LOGGERS:
@@ -61,12 +68,19 @@ async def _run(process: Process, addon: Sidestream) -> None:
         master = WebMaster(options, with_termlog=False)
     else:
         master = DumpMaster(options, with_termlog=False, with_dumper=False)
+    put_first(master.addons, addon)
     try:
-        put_first(master.addons, addon)
+        for mode in process.modes:
+            ProxyMode.parse(mode)
         options.set(*process.specs)
-        # All at once: an addon never sees half of its options.
-        options.update(**process.options)
-    except (exceptions.OptionsError, KeyError, ValueError) as e:
+    except (exceptions.OptionsError, ValueError) as e:
+        raise UsageError(str(e)) from e
+    try:
+        # All at once: an addon never sees half of its options. Naming confdir makes the CA now; otherwise
+        # it would be made after the port takes connections, and apps that wait for the port would not find it.
+        always = {"confdir": options.confdir, "mode": list(process.modes)}
+        options.update(**always | dict(process.options))
+    except exceptions.OptionsError as e:
         raise ProcessError(str(e)) from e
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -4,26 +4,32 @@ Hooks about requests: view → decide → plan → apply, and one record at the 
 An exception never leaves a hook: mitmproxy would log it and let the request go on, unrewritten.
 """
 
+import contextlib
 import logging
 import random
 import time
 from collections.abc import Callable
+from weakref import WeakSet
 
 from mitmproxy import connection, http
 
 from sidestream.core.errors import INTERNAL_ERROR, ClientError
+from sidestream.core.exchange import Exchange
 from sidestream.core.planning import Attempt, plan
 from sidestream.core.routing import Forward, PassThrough, Reject, decide
-from sidestream.core.usage import Meter
+from sidestream.core.usage import MAX_JSON_BYTES, Meter
 from sidestream.mitm.apply import answer, apply
 from sidestream.mitm.current import Current
-from sidestream.mitm.engine.http import STATUS_OF_FAULT, Fault
+from sidestream.mitm.engine.http import BODY_TOO_LARGE, Fault, client_error
 from sidestream.mitm.exchanges import Exchanges, Open
-from sidestream.mitm.view import header_values, named_hosts, read_body, redact_credentials, request_view
+from sidestream.mitm.view import header_values, is_well_formed, named_hosts, read_body, redact_credentials, request_view
 
 logger = logging.getLogger(__name__)
 
 AMBIGUOUS_HOST = ClientError(400, "ambiguous_host", "the request names more than one host; name one")
+MALFORMED_HEAD = ClientError(
+    400, "malformed_head", "the request's head holds line breaks, NUL, or spaces where none may be"
+)
 UNREADABLE_BODY = ClientError(
     415, "unsupported_content_encoding", "the body's Content-Encoding is unknown or does not fit its bytes"
 )
@@ -38,6 +44,7 @@ class RequestHooks:
     def __init__(self, current: Current) -> None:
         self._current = current
         self._exchanges = Exchanges()
+        self._governed: WeakSet[http.HTTPFlow] = WeakSet()  # outlives an exchange, for the error that ends it
 
     def requestheaders(self, flow: http.HTTPFlow) -> None:
         """Begin an exchange when a policy names the host; otherwise stream the request as it comes."""
@@ -48,11 +55,14 @@ class RequestHooks:
                 flow.request.stream = True
                 return
             opened = self._exchanges.begin(flow, snapshot, governed[0], header_values(flow.request))
+            self._governed.add(flow)
             if self._current.settings.fail_open:
                 opened.original = flow.request.copy()
-            redact_credentials(flow.request)
             if len(hosts) > 1:
                 opened.exchange.decision = Reject(AMBIGUOUS_HOST)
+            elif not is_well_formed(flow.request):
+                opened.exchange.decision = Reject(MALFORMED_HEAD)
+            redact_credentials(flow.request)
         except Exception:
             logger.exception("the head of a request could not be judged")
             self._fail(flow)
@@ -101,7 +111,7 @@ class RequestHooks:
                 raise AssertionError("an exchange was begun for a host that its snapshot does not govern")
 
     def responseheaders(self, flow: http.HTTPFlow) -> None:
-        """Stream the answer as it comes, except JSON, which is short and needed whole."""
+        """Stream the answer as it comes, except short JSON: cut in the middle, that becomes an error."""
         try:
             opened = self._exchanges.of(flow)
             assert flow.response is not None, "the hook comes with a response"
@@ -113,7 +123,7 @@ class RequestHooks:
             if opened.exchange.plan is None:
                 return  # our own answer
             opened.exchange.meter = Meter(headers.get("content-type", ""), headers.get("content-encoding", ""))
-            if not headers.get("content-type", "").lower().startswith("application/json"):
+            if not _is_short_json(headers):
                 flow.response.stream = _tap(opened)
         except Exception:
             logger.exception("an answer could not be judged; it goes on as it is")
@@ -143,15 +153,18 @@ class RequestHooks:
             if flow.response is not None and flow.response.stream:
                 flow.response.raw_content = bytes(opened.kept)
             else:
-                opened.exchange.status = STATUS_OF_FAULT[fault]
+                _tell(opened.exchange, flow, client_error(fault, flow.error.msg if flow.error is not None else ""))
             self._record(opened, error=fault)
         except Exception:
             logger.exception("an exchange could not be recorded")
 
     def client_disconnected(self, client: connection.Client) -> None:
         """Record what a failure of a layer left open."""
-        for opened in self._exchanges.end_all(client):
-            self._record(opened, error="internal_error")
+        try:
+            for opened in self._exchanges.end_all(client):
+                self._record(opened, error=opened.fault or "internal_error")
+        except Exception:
+            logger.exception("an exchange could not be recorded")
 
     def _record(self, opened: Open, error: str | None = None) -> None:
         record = opened.exchange.finish(now=time.monotonic(), error=error)
@@ -164,11 +177,15 @@ class RequestHooks:
         if self._current.settings.fail_open:
             if opened is not None and opened.original is not None:
                 flow.request = opened.original
+                opened.exchange.plan = None
                 self._exchanges.end(flow)
+                self._record(opened, error="internal_error")
             return
         if opened is not None:
             opened.exchange.decision, opened.exchange.plan = Reject(INTERNAL_ERROR), None
         answer(INTERNAL_ERROR, flow)
+        with contextlib.suppress(Exception):  # that may be where the bug is
+            redact_credentials(flow.request)
 
     # What the engine asks (see `mitm.engine.http.Governor`).
 
@@ -177,8 +194,8 @@ class RequestHooks:
         return self._current.governs(host)
 
     def is_governed(self, flow: http.HTTPFlow) -> bool:
-        """Tell whether a policy names the host of `flow`."""
-        return any(map(self._current.snapshot.governs, named_hosts(flow)))
+        """Tell whether a policy named the host of `flow` when it came."""
+        return flow in self._governed
 
     def attempt_of(self, flow: http.HTTPFlow) -> Attempt | None:
         """Return what is sent for `flow`."""
@@ -189,6 +206,13 @@ class RequestHooks:
         """Take note of who ended `flow` early."""
         if (opened := self._exchanges.of(flow)) is not None and opened.fault is None:
             opened.fault = fault
+
+
+def _is_short_json(headers: http.Headers) -> bool:
+    length = headers.get("content-length", "")
+    is_long = length.isdecimal() and int(length) > MAX_JSON_BYTES
+    media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
+    return media_type == "application/json" and not is_long
 
 
 def _tap(opened: Open) -> Callable[[bytes], bytes | list[bytes]]:
@@ -202,10 +226,21 @@ def _tap(opened: Open) -> Callable[[bytes], bytes | list[bytes]]:
     return tap
 
 
+def _tell(exchange: Exchange, flow: http.HTTPFlow, error: ClientError | None) -> None:
+    """Note that the client is told of `error`, or of nothing: it is gone."""
+    if error is None:
+        exchange.status = None
+        return
+    exchange.answered(error.status, now=time.monotonic())
+    if flow.request.method != "HEAD":
+        exchange.bytes_out = len(error.body())
+
+
 def _fault(flow: http.HTTPFlow, opened: Open) -> Fault:
     """Return a stable word for why the exchange of `flow` broke off."""
     if opened.fault is not None:
         return opened.fault
-    if opened.exchange.decision is None:
-        return "invalid_request"
+    if opened.exchange.plan is None:
+        is_too_large = flow.error is not None and flow.error.msg == BODY_TOO_LARGE
+        return "body_too_large" if is_too_large else "invalid_request"
     return "provider_unreachable" if flow.response is None else "provider_failed"

@@ -5,6 +5,8 @@ A request can name its host in several places: the Host header, HTTP/2's `:autho
 target of an absolute-form request. They must agree, or somebody could be told two things.
 """
 
+import re
+
 from mitmproxy import http
 from mitmproxy.proxy.mode_specs import RegularMode, ReverseMode
 
@@ -14,6 +16,10 @@ from sidestream.core.routing import RequestView
 from sidestream.core.secret import CREDENTIAL_HEADERS, REDACTED
 from sidestream.core.snapshot import Labels
 
+_METHOD = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_TARGET = re.compile(rb"[^\x00-\x20\x7f]+")
+_BREAKS = re.compile(rb"[\r\n\0]")
+
 
 def named_hosts(flow: http.HTTPFlow) -> frozenset[str]:
     """Return every host that the request of `flow` names, normalised."""
@@ -21,9 +27,23 @@ def named_hosts(flow: http.HTTPFlow) -> frozenset[str]:
     names = request.headers.get_all("host")
     if request.authority and (request.is_http2 or not isinstance(mode, ReverseMode)):
         names.append(request.authority)
-    if isinstance(mode, RegularMode) and flow.server_conn.address is None:
+    if isinstance(mode, RegularMode) and flow.server_conn.address is None and request.host:
         names.append(request.host)  # the target of an absolute-form request; mitmproxy cut it off
     return frozenset(normalise_host(name) for name in names)
+
+
+def is_well_formed(request: http.Request) -> bool:
+    """
+    Tell whether the head stays the same head when it is written as HTTP/1.
+
+    mitmproxy takes folded lines, bare CR and NUL in values, and, from HTTP/2, spaces in the
+    method and path; a provider could read another request in them (RFC 9112, 2.2, 3 and 5.2).
+    """
+    return (
+        _METHOD.fullmatch(request.data.method) is not None
+        and _TARGET.fullmatch(request.data.path) is not None
+        and not any(_BREAKS.search(value) for _, value in request.headers.fields)
+    )
 
 
 def header_values(request: http.Request) -> dict[str, str]:

@@ -3,19 +3,28 @@ What `mitm.engine` relies on in mitmproxy. When one of these fails, mitmproxy mo
 changed before the pin is widened.
 """
 
+import gc
 import inspect
+from weakref import WeakKeyDictionary
 
 import pytest
 from mitmproxy import addonmanager, connection, http
+from mitmproxy.addons import default_addons
 from mitmproxy.addons.proxyserver import Proxyserver
 from mitmproxy.addons.tlsconfig import DEFAULT_HOSTFLAGS, TlsConfig
+from mitmproxy.options import Options
 from mitmproxy.proxy import commands, events, layer, server
+from mitmproxy.proxy.context import Context
 from mitmproxy.proxy.layers import http as http_layers
 from mitmproxy.proxy.layers import modes
 from mitmproxy.proxy.layers.http import _events, _http1
+from mitmproxy.proxy.layers.http._base import ReceiveHttp
+from mitmproxy.test import tflow
+from mitmproxy.tools.web.master import WebMaster
 from OpenSSL import SSL
 
-from sidestream.mitm.engine.http import GetProviderConnection, GovernedHttpLayer, GovernedHttpStream
+from sidestream.mitm.addon import FORCED_OPTIONS
+from sidestream.mitm.engine.http import BODY_TOO_LARGE, GetProviderConnection, GovernedHttpLayer, GovernedHttpStream
 from sidestream.mitm.engine.http1 import GovernedHttp1Server
 from sidestream.mitm.engine.transparent import PatientTransparentProxy, UndecidedLayer
 
@@ -150,3 +159,95 @@ def test_a_copied_request_is_another_request():
 def test_events_are_told_apart_by_their_type():
     assert issubclass(_events.RequestProtocolError, _events.HttpEvent)
     assert not issubclass(_events.HttpEvent, events.ConnectionEvent)
+
+
+# --- the client's side of HTTP/1 -------------------------------------------------------------------
+
+
+def drive_http1(content):
+    """Say `content` to mitmproxy's own server side of HTTP/1; return the commands that it gives."""
+    top = _http1.Http1Server(Context(tflow.tclient_conn(), Options()))
+    list(top.handle_event(events.Start()))
+    return top, list(top.handle_event(events.DataReceived(top.conn, content)))
+
+
+def test_a_head_that_cannot_be_read_is_answered_before_anything_else_is_said_of_it():
+    _, without_request = drive_http1(b"no HTTP\r\n\r\n")
+    _, with_request = drive_http1(b"GET / HTTP/1.1\r\ncontent-length: x\r\n\r\n")
+
+    assert list(map(type, without_request)) == [commands.SendData, commands.CloseConnection, commands.Log]
+    assert list(map(type, with_request)) == [commands.SendData, commands.CloseConnection, ReceiveHttp, ReceiveHttp]
+    assert type(with_request[-1].event) is _events.RequestProtocolError
+
+
+def test_what_is_read_is_kept_where_it_is_looked_for():
+    top, _ = drive_http1(b"GET / HTTP/1.1\r\ncontent-length: 5\r\n\r\n")
+
+    assert (top.request.method, top.response, top.state) == ("GET", None, top.read_body)
+    assert callable(top.body_reader)
+    assert callable(top.body_reader.read_eof)
+    assert callable(top.done)
+
+
+def test_trailers_still_are_what_mitmproxy_fails_on():
+    with pytest.raises(NotImplementedError):
+        drive_http1(b"GET / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n0\r\na: b\r\n\r\n")
+
+
+def test_a_request_that_is_too_long_is_called_that():
+    assert "body exceeds mitmproxy's body_size_limit." in inspect.getsource(http_layers.HttpStream.check_body_size)
+    assert BODY_TOO_LARGE == "Request body exceeds mitmproxy's body_size_limit."
+
+
+# --- what is reached into --------------------------------------------------------------------------
+
+
+def test_the_error_codes_are_the_known_ones():
+    assert {code.name for code in _events.ErrorCode if code.http_status_code() == 502} == {
+        "CONNECT_FAILED",
+        "GENERIC_SERVER_ERROR",
+        "RESPONSE_VALIDATION_FAILED",
+        "RESPONSE_TOO_LARGE",
+    }
+    assert {code.name for code in _events.ErrorCode if code.http_status_code() is None} == {
+        "PASSTHROUGH_CLOSE",
+        "KILL",
+        "HTTP_1_1_REQUIRED",
+        "CLIENT_DISCONNECTED",
+        "CANCEL",
+    }
+
+
+def test_options_that_are_forced_or_refused_are_there(mitmproxy):
+    assert not mitmproxy.options.proxy_debug
+    for name, value in FORCED_OPTIONS.items():
+        assert getattr(mitmproxy.options, name) != value  # or there would be nothing to force
+
+
+def test_a_connections_handler_has_what_is_looked_at():
+    annotations = inspect.get_annotations(server.ConnectionHandler)
+
+    assert {"transports", "max_conns", "layer"} <= annotations.keys()
+    assert "writer" in inspect.get_annotations(server.ConnectionIO)
+    assert isinstance(Proxyserver().connections, dict)
+
+
+def test_a_server_connection_can_be_remembered_without_being_kept():
+    remembered = WeakKeyDictionary({connection.Server(address=("192.0.2.1", 80)): "endpoint"})
+
+    gc.collect()
+
+    assert len(remembered) == 0
+
+
+def test_scripts_are_asked_before_the_pages_show_anything():
+    names = [type(addon).__name__ for addon in default_addons()]
+    source = inspect.getsource(WebMaster.__init__)
+
+    assert "ScriptLoader" in names
+    assert source.index("*addons.default_addons()") < source.index("self.view,")
+
+
+def test_what_clients_said_is_logged_by_one_logger():
+    assert server.logger.name == "mitmproxy.proxy.server"
+    assert "self.log(command.message, command.level)" in inspect.getsource(server.ConnectionHandler.server_event)

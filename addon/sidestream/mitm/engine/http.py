@@ -2,11 +2,11 @@
 mitmproxy's HTTP layer, with four things that no hook can do.
 
 - The key goes into a copy of the request on its way to the provider, so it never is in the
-  flow that pages, dumps and logs show.
+  flow that pages, dumps and logs show. What a client says of its own connection stays here.
 - TLS to a provider is verified as its policy says, and a connection is used again only for
   the very same endpoint.
 - Errors that mitmproxy would answer in HTML are answered in OpenAI's shape.
-- An exception in a layer closes the client's connection; mitmproxy would leave it waiting.
+- An exception in a layer ends the client's connection with an error; mitmproxy would leave it waiting.
 """
 
 import logging
@@ -15,6 +15,7 @@ from weakref import WeakKeyDictionary
 
 from mitmproxy import http
 from mitmproxy.connection import Connection, Server
+from mitmproxy.net.http.http1 import assemble_response
 from mitmproxy.proxy import commands, events, layer
 from mitmproxy.proxy.layers.http import GetHttpConnection, HttpLayer, HttpStream
 from mitmproxy.proxy.layers.http._events import (
@@ -29,28 +30,29 @@ from mitmproxy.proxy.layers.http._events import (
 )
 from mitmproxy.proxy.layers.http._http1 import Http1Server
 
-from sidestream.core.errors import ClientError, cut
+from sidestream.core.errors import INTERNAL_ERROR, ClientError, cut
 from sidestream.core.planning import Attempt
 from sidestream.core.snapshot import Endpoint
+from sidestream.mitm.engine.http1 import GovernedHttp1Server, InvalidRequest
 
 logger = logging.getLogger(__name__)
 
 type Commands = layer.CommandGenerator[None]
 
+MULTIPLEXED = (b"h2", b"h3")
+"""ALPN names of protocols whose client side is mitmproxy's own."""
+
 endpoints: WeakKeyDictionary[Server, Endpoint] = WeakKeyDictionary()
 """Connections that are opened for a provider → where they go. TLS is set up from it."""
 
 
-type Fault = Literal["client_disconnected", "provider_failed", "provider_unreachable", "invalid_request"]
-"""Why an exchange broke off. A `ClientError` of the same code is what the client sees, if it sees one."""
+type Fault = Literal[
+    "client_disconnected", "provider_failed", "provider_unreachable", "invalid_request", "body_too_large"
+]
+"""Why an exchange broke off."""
 
-STATUS_OF_FAULT: dict[Fault, int | None] = {
-    "client_disconnected": None,
-    "provider_failed": 502,
-    "provider_unreachable": 502,
-    "invalid_request": 400,
-}
-"""Fault → status that the client gets when its answer has not begun."""
+BODY_TOO_LARGE = "Request body exceeds mitmproxy's body_size_limit."
+"""What mitmproxy says of a request that is longer than its option allows."""
 
 
 class Governor(Protocol):
@@ -117,6 +119,7 @@ class GovernedHttpLayer(HttpLayer):
 
     governor: Governor
     answered: set[int]
+    has_failed = False
 
     @classmethod
     def specialise(cls, top: layer.Layer, governor: Governor) -> None:
@@ -130,10 +133,18 @@ class GovernedHttpLayer(HttpLayer):
             current = getattr(current, "child_layer", None)
 
     def _handle_event(self, event: events.Event) -> Commands:
+        if self.has_failed:
+            return
+        if isinstance(event, events.Start) and self.context.client.alpn not in MULTIPLEXED:
+            self.connections.setdefault(self.context.client, GovernedHttp1Server(self.context.fork()))
         try:
             yield from super()._handle_event(event)
         except Exception:
+            self.has_failed = True
             logger.exception("a layer failed; the client's connection is closed")
+            conn = self.connections.get(self.context.client)
+            if isinstance(conn, Http1Server) and conn.response is None:
+                yield commands.SendData(self.context.client, assemble_response(_response(INTERNAL_ERROR, close=True)))
             yield commands.CloseConnection(self.context.client)
 
     def make_stream(self, stream_id: int) -> Commands:
@@ -154,7 +165,7 @@ class GovernedHttpLayer(HttpLayer):
         flow = getattr(stream, "flow", None)
         if flow is not None:
             if isinstance(event, RequestHeaders) and child is not stream:
-                event = self._with_key(flow, event)
+                event = self._on_the_wire(flow, event)
             elif isinstance(event, RequestProtocolError | ResponseProtocolError) and child is stream:
                 self.governor.note_fault(flow, _fault(event))
             elif child is self.connections.get(self.context.client):
@@ -165,13 +176,16 @@ class GovernedHttpLayer(HttpLayer):
                     return
         yield from super().event_to_child(child, event)
 
-    def _with_key(self, flow: http.HTTPFlow, event: RequestHeaders) -> RequestHeaders:
+    def _on_the_wire(self, flow: http.HTTPFlow, event: RequestHeaders) -> RequestHeaders:
         attempt = self.governor.attempt_of(flow)
-        if attempt is None or attempt.key is None:
+        if attempt is None:
             return event
-        # A copy: the flow is what pages, dumps and logs show, and the client side still reads it.
+        # A copy: the flow is what pages, dumps and logs show, and the client side still reads its Connection header.
         request = event.request.copy()
-        request.headers["authorization"] = f"Bearer {attempt.key.reveal()}"
+        if "upgrade" not in request.headers:
+            _drop_connection_headers(request, keep={name for name, _ in attempt.set_headers})
+        if attempt.key is not None:
+            request.headers["authorization"] = f"Bearer {attempt.key.reveal()}"
         return RequestHeaders(event.stream_id, request, event.end_stream, event.replay_flow)
 
     def _can_answer(self, flow: http.HTTPFlow, event: ResponseProtocolError) -> bool:
@@ -182,14 +196,13 @@ class GovernedHttpLayer(HttpLayer):
         )
 
     def _answer(self, client: layer.Layer, flow: http.HTTPFlow, event: ResponseProtocolError) -> Commands:
-        error = client_error(event)
-        head = http.Response.make(error.status, error.body(), {"content-type": "application/json"})
         is_http1 = isinstance(client, Http1Server)
-        if is_http1:
-            head.headers["connection"] = "close"
-        following: list[events.Event] = [ResponseHeaders(event.stream_id, head)]
+        error = client_error(_fault_of_answer(event), event.message)
+        assert error is not None, "whom mitmproxy answers is there"
+        response = _response(error, close=is_http1)
+        following: list[events.Event] = [ResponseHeaders(event.stream_id, response)]
         if flow.request.method != "HEAD":
-            following.append(ResponseData(event.stream_id, error.body()))
+            following.append(ResponseData(event.stream_id, response.raw_content or b""))
         # After a whole answer, HTTP/1 takes the error as what it is told to do: close.
         following.append(event if is_http1 else ResponseEndOfMessage(event.stream_id))
         self.answered.add(event.stream_id)
@@ -197,18 +210,46 @@ class GovernedHttpLayer(HttpLayer):
             yield from super().event_to_child(client, part)
 
 
-def client_error(event: ResponseProtocolError) -> ClientError:
-    """Return what a client is told of an error that mitmproxy ran into."""
-    match event.code.http_status_code():
-        case 400:
-            return ClientError(400, "invalid_request", cut(event.message))
-        case 413:
-            return ClientError(413, "body_too_large", cut(event.message))
-        case _ if event.code is ErrorCode.CONNECT_FAILED:
-            return ClientError(502, "provider_unreachable", cut(f"the provider can't be reached: {event.message}"))
-        case _:
-            return ClientError(502, "provider_failed", cut(f"the provider broke off its answer: {event.message}"))
+def client_error(fault: Fault, message: str) -> ClientError | None:
+    """Return what a client whose answer has not begun is told, unless it is gone. `message`: mitmproxy's."""
+    match fault:
+        case "client_disconnected":
+            return None
+        case "invalid_request":
+            return ClientError(400, fault, cut(message))
+        case "body_too_large":
+            return ClientError(413, fault, cut(message))
+        case "provider_unreachable":
+            return ClientError(502, fault, cut(f"the provider can't be reached: {message}"))
+        case "provider_failed":
+            return ClientError(502, fault, cut(f"the provider broke off its answer: {message}"))
+
+
+def _response(error: ClientError, *, close: bool) -> http.Response:
+    headers = {"content-type": "application/json"} | ({"connection": "close"} if close else {})
+    return http.Response.make(error.status, error.body(), headers)
+
+
+def _drop_connection_headers(request: http.Request, keep: set[str]) -> None:
+    """Drop `Connection` and the headers it names, which end here (RFC 9110, 7.6.1)."""
+    # Whoever names `host` or `content-length` wants to break what comes after us.
+    keep = keep | {"host", "content-length", "transfer-encoding"}
+    named = request.headers.pop("connection", "").lower().split(",")
+    for name in {part.strip() for part in named} - keep:
+        request.headers.pop(name, None)
 
 
 def _fault(event: RequestProtocolError | ResponseProtocolError) -> Fault:
+    if isinstance(event, InvalidRequest):
+        return "invalid_request"
     return "client_disconnected" if isinstance(event, RequestProtocolError) else "provider_failed"
+
+
+def _fault_of_answer(event: ResponseProtocolError) -> Fault:
+    match event.code.http_status_code():
+        case 400:
+            return "invalid_request"
+        case 413:
+            return "body_too_large"
+        case _:
+            return "provider_unreachable" if event.code is ErrorCode.CONNECT_FAILED else "provider_failed"

@@ -6,25 +6,60 @@ server that greets first would never be heard. `PatientTransparentProxy` opens i
 client stays silent for a moment, without ever holding up what the client may say meanwhile.
 """
 
-from mitmproxy.proxy import commands, events, layer
+from mitmproxy.proxy import commands, events, layer, layers
 from mitmproxy.proxy.context import Context
 from mitmproxy.proxy.layers import modes
 
 GREETING_SECONDS = 0.2
 """How long a client may stay silent before the original destination is opened."""
 
+PATIENCE_SECONDS = 5.0
+"""
+How long a client is kept of which little is to be expected: one that goes on being silent where
+nobody is there (what it says may still be a policy's), or one that ended before anybody was.
+"""
+
 type Commands = layer.CommandGenerator[None]
 
 
 class UndecidedLayer(layer.NextLayer):
-    """What follows is not known yet. `complete`: the client will not say more to tell it by."""
+    """What follows is not known yet. `complete`: there will be nothing more to tell it by."""
 
     complete = False
+    _is_to_ask_again = False
+
+    @property
+    def is_waiting(self) -> bool:
+        """Tell whether nothing was said yet, and something may be."""
+        return self.layer is None and not self.complete and not self.data_client()
+
+    @property
+    def is_read(self) -> bool:
+        """Tell whether the connection is mitmproxy's to read."""
+        return self.layer is not None and not isinstance(self.layer, layers.TCPLayer)
 
     def ask_again(self) -> Commands:
         """Ask for the next layer although nothing new was said."""
-        if self.layer is None and any(isinstance(event, events.DataReceived) for event in self.events):
+        if self._paused:
+            self._is_to_ask_again = True  # it is being asked for just now
+        elif self.layer is None and not self.is_waiting:
             yield from self._ask()
+
+    def _handle_event(self, event: events.Event) -> Commands:
+        if isinstance(event, events.ConnectionClosed):
+            # mitmproxy would hang up on a client that ends. It may have said all it has to, and listen.
+            self.events.append(event)
+            # A server that ends leaves nothing to wait for, unless the client has begun to speak.
+            self.complete |= event.connection == self.context.client or not self.data_client()
+            yield from self.ask_again()
+        else:
+            yield from super()._handle_event(event)
+
+    def _ask(self) -> Commands:
+        yield from super()._ask()
+        while self._is_to_ask_again and self.layer is None:
+            self._is_to_ask_again = False
+            yield from super()._ask()
 
 
 class PatientTransparentProxy(modes.TransparentProxy):
@@ -40,32 +75,50 @@ class PatientTransparentProxy(modes.TransparentProxy):
         assert isinstance(event, events.Start)
         self.child: UndecidedLayer = UndecidedLayer(self.context)
         self.opener = OpenServer(self.context)
-        self.wakeup = commands.RequestWakeup(GREETING_SECONDS)
+        self.greeting = commands.RequestWakeup(GREETING_SECONDS)
+        self.patience = commands.RequestWakeup(PATIENCE_SECONDS)
+        self.farewell = commands.RequestWakeup(PATIENCE_SECONDS)
+        self.hung_up = False
         self._handle_event = self.relay  # type: ignore[method-assign]
         yield from self.child.handle_event(event)
-        yield self.wakeup
+        yield self.greeting
 
     def relay(self, event: events.Event) -> Commands:
         """Pass events on; open the destination when the client stays silent."""
-        if isinstance(event, events.Wakeup) and event.command is self.wakeup:
-            if self.child.layer is None and not self.child.data_client():
-                yield from self.opener.handle_event(events.Start())
+        if isinstance(event, events.ConnectionEvent) and event.connection == self.context.server and self.hung_up:
+            return
+        if isinstance(event, events.Wakeup) and event.command in (self.greeting, self.patience, self.farewell):
+            yield from self.wake(event.command)
         elif isinstance(event, events.CommandCompleted) and event.command.blocking is self.opener:
             yield from self.opener.handle_event(event)
-            if self.opener.error and self.child.layer is None:
-                yield commands.CloseConnection(self.context.client)
+            if self.opener.error and self.child.is_waiting:
+                # The client may only be slow, and mean a policy's host: that needs nobody at this address.
+                yield self.patience
             else:
                 yield from self.child.ask_again()
         else:
-            if isinstance(event, events.ConnectionClosed) and event.connection is self.context.client:
-                self.child.complete = True
-                yield from self.child.ask_again()
+            if isinstance(event, events.ConnectionClosed) and event.connection == self.context.client:
+                yield self.farewell  # whether it listens or has left can't be told
             yield from self.child.handle_event(event)
+        if self.opener.done and self.context.server.connected and self.child.is_read:
+            # Nobody expects what a server says that was opened to be heard first.
+            self.hung_up = True
+            yield commands.CloseConnection(self.context.server)
+
+    def wake(self, command: commands.Command) -> Commands:
+        """Do what was put off."""
+        if command is self.greeting and self.child.is_waiting:
+            yield from self.opener.handle_event(events.Start())
+        elif (command is self.patience and self.child.is_waiting) or (
+            command is self.farewell and is_being_opened(self.context)
+        ):
+            yield commands.CloseConnection(self.context.client)
 
 
 class OpenServer(layer.Layer):
     """Opens the server's connection, pausing nobody else meanwhile."""
 
+    done = False
     error: str | None = None
 
     def __init__(self, context: Context) -> None:
@@ -74,10 +127,11 @@ class OpenServer(layer.Layer):
 
     def _handle_event(self, event: events.Event) -> Commands:
         self.error = yield commands.OpenConnection(self.context.server)
+        self.done = True
 
 
 class CloseLayer(layer.Layer):
-    """Closes the client's connection: what follows a failure of our own, when failing closed."""
+    """Closes the client's connection: nobody is there to talk to, or we failed and must not guess."""
 
     def _handle_event(self, event: events.Event) -> Commands:
         yield commands.CloseConnection(self.context.client)

@@ -1,0 +1,91 @@
+"""
+mitmproxy's HTTP/1 server side, for clients that speak it badly.
+
+mitmproxy answers a head that it can't read in HTML, quotes it in its log (keys and all),
+closes without a word on a bad chunk, and fails on trailers. Here such a request gets an error
+in OpenAI's shape, the log says what and not which bytes, and trailers are dropped: chat has none.
+"""
+
+from typing import Any
+
+import h11
+from h11._receivebuffer import ReceiveBuffer
+from mitmproxy import http
+from mitmproxy.connection import Connection
+from mitmproxy.net.http import http1
+from mitmproxy.proxy import commands, events, layer
+from mitmproxy.proxy.layers.http._base import ReceiveHttp
+from mitmproxy.proxy.layers.http._events import ErrorCode, RequestProtocolError
+from mitmproxy.proxy.layers.http._http1 import Http1Server, TBodyReader
+
+from sidestream.core.errors import ClientError
+
+type Commands = layer.CommandGenerator[None]
+
+BAD_LINE = "the request line or a header line is malformed"
+BAD_LENGTH = "the Content-Length or Transfer-Encoding is malformed"
+BAD_BODY = "the body's chunks are malformed"
+
+
+class InvalidRequest(RequestProtocolError):
+    """The client is there, but what it sent is no HTTP."""
+
+
+class Refusal(commands.SendData):
+    """Our own answer to a client that sent no HTTP."""
+
+    def __init__(self, conn: Connection, message: str) -> None:
+        error = ClientError(400, "invalid_request", message)
+        headers = {"content-type": "application/json", "connection": "close"}
+        super().__init__(conn, http1.assemble_response(http.Response.make(error.status, error.body(), headers)))
+
+
+class GovernedHttp1Server(Http1Server):
+    """The client's side of an HTTP/1 connection."""
+
+    body_reader: Any
+
+    def read_headers(self, event: events.ConnectionEvent) -> Commands:
+        said = bytes(self.buf)
+        # Empty lines may come first (RFC 9112, 2.2). mitmproxy would take one of them, and wait for more.
+        self.buf.maybe_extract_at_most(len(said) - len(said.lstrip(b"\r\n")))
+        for command in super().read_headers(event):
+            if type(command) is commands.SendData:
+                yield Refusal(self.conn, BAD_LENGTH if self.request else BAD_LINE)
+            elif isinstance(command, commands.Log):
+                yield commands.Log("a client sent something that is no HTTP request", command.level)
+            elif isinstance(command, ReceiveHttp) and type(command.event) is RequestProtocolError:
+                yield ReceiveHttp(InvalidRequest(self.stream_id, BAD_LENGTH, command.event.code))
+            else:
+                yield command
+
+    def read_body(self, event: events.Event) -> Commands:
+        if not isinstance(self.body_reader, _BodyReader):
+            self.body_reader = _BodyReader(self.body_reader)
+        reader: _BodyReader = self.body_reader  # the next request has another one
+        yield from super().read_body(event)
+        if reader.is_bad and self.state != self.done:
+            self.state = self.done
+            if self.response is None or self.response.status_code < 200:
+                yield Refusal(self.conn, BAD_BODY)
+            yield commands.CloseConnection(self.conn)
+            yield ReceiveHttp(InvalidRequest(self.stream_id, BAD_BODY, ErrorCode.GENERIC_CLIENT_ERROR))
+
+
+class _BodyReader:
+    """Reads a body without its trailers. `is_bad`: its framing is broken, so nothing more can be read."""
+
+    def __init__(self, reader: TBodyReader) -> None:
+        self._reader = reader
+        self.is_bad = False
+
+    def __call__(self, buffer: ReceiveBuffer) -> h11.Event | None:
+        try:
+            event = self._reader(buffer)
+        except h11.ProtocolError:
+            self.is_bad = True
+            return None
+        return h11.EndOfMessage() if isinstance(event, h11.EndOfMessage) else event
+
+    def read_eof(self) -> h11.Event:
+        return self._reader.read_eof()

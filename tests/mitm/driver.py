@@ -1,0 +1,69 @@
+"""
+Drives mitmproxy's layers without sockets: events in, commands out, hooks answered.
+
+`Drive` does what mitmproxy's server does with the commands of a layer, except I/O: what is sent
+is collected, and opening a connection works or fails as told.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from mitmproxy import connection
+from mitmproxy.connection import ConnectionState
+from mitmproxy.proxy import commands, events, layer
+
+
+@dataclass
+class Drive:
+    """`hooks`: name → what to call. `failure`: why connections can't be opened, if they can't."""
+
+    top: layer.Layer
+    hooks: dict[str, Callable] = field(default_factory=dict)
+    failure: str | None = None
+    sent: dict[connection.Connection, bytes] = field(default_factory=dict)
+    opened: list[connection.Server] = field(default_factory=list)
+    closed: list[connection.Connection] = field(default_factory=list)
+    logged: list[str] = field(default_factory=list)
+    called: list[str] = field(default_factory=list)
+
+    @property
+    def client(self):
+        return self.top.context.client
+
+    def start(self):
+        self.feed(events.Start())
+        return self
+
+    def say(self, content, conn=None):
+        """Let the client, or a server, say something."""
+        self.feed(events.DataReceived(conn or self.client, content))
+
+    def leave(self, conn=None):
+        """Let the client, or a server, end its side."""
+        conn = conn or self.client
+        conn.state &= ~ConnectionState.CAN_READ
+        self.feed(events.ConnectionClosed(conn))
+
+    def feed(self, event):
+        for command in self.top.handle_event(event):
+            self._carry_out(command)
+
+    def _carry_out(self, command):
+        match command:
+            case commands.OpenConnection(connection=conn):
+                self.opened.append(conn)
+                if self.failure is None:
+                    conn.state = ConnectionState.OPEN
+                self.feed(events.OpenConnectionCompleted(command, self.failure))
+            case commands.SendData(connection=conn, data=content):
+                self.sent[conn] = self.sent.get(conn, b"") + content
+            case commands.CloseConnection(connection=conn):
+                conn.state = ConnectionState.CLOSED
+                self.closed.append(conn)
+            case commands.Log(message=message):
+                self.logged.append(message)
+            case commands.StartHook():
+                self.called.append(command.name)
+                self.hooks.get(command.name, lambda *_: None)(*command.args())
+                if command.blocking:
+                    self.feed(events.HookCompleted(command))
