@@ -63,6 +63,17 @@ class World:
             standin.behave()
 
 
+def provider_document(host: str, port: int, *, key: str = "sk-marker-other-9e31", model: str = "m", **endpoint) -> str:
+    """Write an LLMProvider for `host` that is at `port` on loopback; `endpoint`: more of its fields."""
+    spec = {
+        "host": host,
+        "endpoint": {"host": "127.0.0.1", "port": port, **endpoint},
+        "configs": {"defaultConfig": {"openAIConfig": {"apiKey": key, "model": model}}},
+    }
+    kind = {"apiVersion": "istio.alibabacloud.com/v1beta1", "kind": "LLMProvider"}
+    return json.dumps(kind | {"metadata": {"name": host.replace(".", "-")}, "spec": spec})
+
+
 @contextlib.contextmanager
 def make_world(folder: Path) -> Iterator[World]:
     authority = Authority.create(folder / "ca")
@@ -91,9 +102,32 @@ class Proxy:
         return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
     @property
+    def is_alive(self) -> bool:
+        """Whether it runs, and still takes connections."""
+        return self.process.poll() is None and listens(self.port)
+
+    @property
     def said(self) -> str:
         """Everything that it wrote to standard output and standard error."""
         return self.output.read_text(errors="replace")
+
+    @contextlib.contextmanager
+    def recording(self, host: str = "dashscope.aliyuncs.com") -> Iterator[list[dict]]:
+        """Collect the records of all that happens in the block. `host`: one that the policy names."""
+        before, seen = len(self.records), []
+        yield seen
+        fence = self._fence(host)
+        wait_for(lambda: any(record["client"] == fence for record in self.records[before:]))
+        seen += [record for record in self.records[before:] if record["client"] != fence]
+
+    def _fence(self, host: str) -> str:
+        """Make a request that is refused; return the address that it came from, as its record has it."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=10) as client:
+            head = f"POST http://{host}/ HTTP/1.1\r\nHost: {host}\r\n"
+            client.sendall(f"{head}Content-Length: 0\r\nConnection: close\r\n\r\n".encode())
+            while client.recv(65536):
+                pass
+            return ":".join(map(str, client.getsockname()))
 
     def wait_for_record(self, predicate: Callable[[dict], bool] = lambda _: True, timeout: float = 10.0) -> dict:
         return wait_for(lambda: next((record for record in self.records if predicate(record)), None), timeout)
@@ -141,7 +175,7 @@ def started(
         )
     proxy = Proxy(process, port, log, output)
     try:
-        wait_for(lambda: process.poll() is not None or _listens(port), 30)
+        wait_for(lambda: process.poll() is not None or listens(port), 30)
         if process.poll() is not None:
             raise RuntimeError(f"the proxy did not start: {proxy.said}")
         yield proxy
@@ -176,7 +210,8 @@ def mitmproxy_script(world: World, *flags: str, tool: str = "mitmdump", policies
     return started([*command, *flags], world.folder, port, **how)
 
 
-def _listens(port: int) -> bool:
+def listens(port: int) -> bool:
+    """Tell whether somebody takes connections on loopback at `port`."""
     try:
         socket.create_connection(("127.0.0.1", port), timeout=1).close()
     except OSError:

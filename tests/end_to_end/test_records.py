@@ -1,0 +1,282 @@
+"""Records: every field of every kind of exchange, and exactly one for each, however many there are at once."""
+
+import asyncio
+import contextlib
+import datetime as dt
+import json
+from collections import Counter
+
+import httpx2
+import pytest
+
+from tests.wire import parse, send
+from tests.world import free_port, provider_document, sidestream_run
+
+MESSAGES = [{"role": "user", "content": "hi"}]
+CHAT = {"model": "gpt-4o", "messages": MESSAGES}
+STREAM = CHAT | {"stream": True}
+
+DASHSCOPE = {"host": "dashscope.aliyuncs.com", "route": "default/dashscope-route", "provider": "default/dashscope-qwen"}
+UNKNOWN = {
+    "rule": None,
+    "operation": None,
+    "request_model": None,
+    "sent_model": None,
+    "response_model": None,
+    "stream": None,
+    "error": None,
+    "prompt_tokens": None,
+    "completion_tokens": None,
+}
+CHATTED = {
+    "operation": "chat",
+    "request_model": "gpt-4o",
+    "sent_model": "qwen1.5-72b-chat",
+    "response_model": "qwen1.5-72b-chat",
+    "stream": False,
+    "status": 200,
+    "prompt_tokens": 1,
+    "completion_tokens": 11,
+}
+BEFORE = {"client": "of before"}
+MEASURED = ("time", "id", "client", "time_to_first_byte_seconds", "duration_seconds", "bytes_in", "bytes_out")
+"""Fields that no table can know."""
+
+
+@pytest.fixture(scope="module")
+def policies(shared_world):
+    folder = shared_world.policies("policies-of-records")
+    (folder / "gone.yaml").write_text(provider_document("gone.test", free_port()))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def proxy(shared_world, policies):
+    log = shared_world.folder / "records-of-before.jsonl"
+    log.write_text(json.dumps(BEFORE) + "\n")
+    flags = ["--log", str(log), "--set", "body_size_limit=30m"]
+    with sidestream_run(shared_world, *flags, policies=policies, log=log) as proxy:
+        yield proxy
+
+
+def post(proxy, settings="", *, host="dashscope.aliyuncs.com", path="/", body=CHAT, **headers):
+    """Make a request; return the size of the answer, or of what there was of it."""
+    size = 0
+    headers |= {"x-standin": settings} if settings else {}
+    with (
+        httpx2.Client(proxy=proxy.url, timeout=20, headers={"accept-encoding": "gzip"}) as client,
+        contextlib.suppress(httpx2.RemoteProtocolError),
+        client.stream("POST", f"http://{host}{path}", content=json.dumps(body), headers=headers) as answer,
+    ):
+        for part in answer.iter_raw():
+            size += len(part)
+    return size
+
+
+CASES = {
+    "chat": ({}, DASHSCOPE | CHATTED),
+    "chat by a rule with a name": (
+        {"user-type": "subscriber"},
+        DASHSCOPE
+        | CHATTED
+        | {"rule": "vip-route", "sent_model": "qwen-turbo", "response_model": "qwen-turbo"}
+        | {"completion_tokens": 10},
+    ),
+    "chat with a provider that has no route": (
+        {"host": "api.moonshot.cn"},
+        {"host": "api.moonshot.cn", "route": None, "provider": "default/moonshot"}
+        | CHATTED
+        | {"sent_model": "moonshot-v1-8k", "response_model": "moonshot-v1-8k"},
+    ),
+    "no model": ({"body": {"messages": MESSAGES}}, DASHSCOPE | CHATTED | {"request_model": None}),
+    "a stream with usage": (
+        {"body": STREAM | {"stream_options": {"include_usage": True}}},
+        DASHSCOPE | CHATTED | {"stream": True},
+    ),
+    "a stream with usage in its last chunk": (
+        {"body": STREAM, "settings": "usage=with-last"},
+        DASHSCOPE | CHATTED | {"stream": True},
+    ),
+    "a stream without usage": (
+        {"body": STREAM},
+        DASHSCOPE | CHATTED | {"stream": True, "prompt_tokens": None, "completion_tokens": None},
+    ),
+    "an answer without usage": (
+        {"settings": "usage=never"},
+        DASHSCOPE | CHATTED | {"prompt_tokens": None, "completion_tokens": None},
+    ),
+    "a stream that broke off": (
+        {"body": STREAM, "settings": "cut=2"},
+        DASHSCOPE
+        | CHATTED
+        | {"stream": True, "prompt_tokens": None, "completion_tokens": None}
+        | {"error": "provider_failed"},
+    ),
+    "a stream with an error": (
+        {"body": STREAM, "settings": "error-event=2"},
+        DASHSCOPE
+        | CHATTED
+        | {"stream": True, "prompt_tokens": None, "completion_tokens": None}
+        | {"error": "error_in_stream"},
+    ),
+    "embeddings": (
+        {"path": "/v1/embeddings", "body": {"model": "e", "input": "four"}},
+        DASHSCOPE
+        | UNKNOWN
+        | {"operation": "embeddings", "request_model": "e", "sent_model": "e", "response_model": "e"}
+        | {"stream": False, "status": 200, "prompt_tokens": 1},
+    ),
+    "an operation that nobody knows": (
+        {"path": "/v1/files", "body": {"model": "f"}},
+        DASHSCOPE
+        | UNKNOWN
+        | {"operation": "other", "request_model": "f", "sent_model": "f", "stream": False, "status": 401},
+    ),
+    "an error of the provider": (
+        {"settings": "status=429"},
+        DASHSCOPE | CHATTED | {"response_model": None, "status": 429, "prompt_tokens": None, "completion_tokens": None},
+    ),
+    "no chat": (
+        {"body": {"prompt": "hi"}},
+        DASHSCOPE | UNKNOWN | {"provider": None, "status": 400, "error": "invalid_chat_body"},
+    ),
+    "a coding that nobody knows": (
+        {"content-encoding": "zip"},
+        DASHSCOPE | UNKNOWN | {"route": None, "provider": None, "status": 415, "error": "unsupported_content_encoding"},
+    ),
+    "a provider that is not there": (
+        {"host": "gone.test"},
+        {"host": "gone.test", "route": None, "provider": "default/gone-test"}
+        | CHATTED
+        | {"sent_model": "m", "response_model": None, "status": 502, "error": "provider_unreachable"}
+        | {"prompt_tokens": None, "completion_tokens": None},
+    ),
+}
+
+
+@pytest.mark.parametrize(("how", "wanted"), CASES.values(), ids=CASES.keys())
+def test_every_field_of_a_record(world, proxy, how, wanted):
+    with proxy.recording() as records:
+        size = post(proxy, **how)
+
+    [record] = records
+    measured = {name: record.pop(name) for name in MEASURED}
+    assert record == UNKNOWN | wanted
+    assert measured["bytes_in"] == len(json.dumps(how.get("body", CHAT)))
+    assert measured["bytes_out"] == size
+    assert 0 < measured["time_to_first_byte_seconds"] <= measured["duration_seconds"]
+    assert measured["client"].startswith("127.0.0.1:")
+    age = dt.datetime.now(dt.UTC) - dt.datetime.fromisoformat(measured["time"])
+    assert dt.timedelta() < age < dt.timedelta(seconds=30)
+
+
+def test_a_client_that_is_gone_before_the_answer(world, proxy):
+    body = json.dumps(CHAT).encode()
+    head = (
+        f"POST http://dashscope.aliyuncs.com/ HTTP/1.1\r\nhost: dashscope.aliyuncs.com\r\ncontent-length: {len(body)}"
+    )
+
+    with proxy.recording() as records:
+        send(proxy.port, f"{head}\r\nx-standin: first-byte=60\r\n\r\n".encode() + body, say_no_more=True)
+
+    [record] = records
+    assert {name: record[name] for name in UNKNOWN} == UNKNOWN | {
+        name: CHATTED[name] for name in ("operation", "request_model", "sent_model", "stream")
+    } | {"error": "client_disconnected"}
+    assert record["status"] is record["time_to_first_byte_seconds"] is None
+    assert (record["bytes_in"], record["bytes_out"]) == (len(body), 0)
+
+
+def test_a_request_that_is_too_large(world, shared_world, proxy):
+    head = b"POST http://dashscope.aliyuncs.com/ HTTP/1.1\r\nhost: dashscope.aliyuncs.com\r\ncontent-length: 40000000"
+
+    with proxy.recording() as records:
+        [answer] = parse(send(proxy.port, head + b"\r\n\r\n"))
+
+    [record] = records
+    assert (answer.status, answer.error["code"]) == (413, "body_too_large")
+    assert (record["status"], record["error"], record["bytes_out"]) == (413, "body_too_large", len(answer.body))
+
+
+def test_times_are_measured_where_they_say(world, proxy):
+    with proxy.recording() as records:
+        post(proxy, "first-byte=0.1 gap=0.03 events=10", body=STREAM)
+
+    [record] = records
+    assert record["time_to_first_byte_seconds"] >= 0.1
+    assert record["duration_seconds"] - record["time_to_first_byte_seconds"] >= 10 * 0.03
+
+
+def test_times_and_ids_differ_where_they_must(world, proxy):
+    with proxy.recording() as records:
+        for _ in range(3):
+            post(proxy)
+
+    assert len({record["id"] for record in records}) == 3
+    assert [record["time"] for record in records] == sorted(record["time"] for record in records)
+
+
+# --- as many as there are exchanges ----------------------------------------------------------------
+
+KINDS = {
+    "chat": ({}, (200, None)),
+    "stream": ({"body": STREAM, "settings": "gap=0.005"}, (200, None)),
+    "embeddings": ({"path": "/v1/embeddings", "body": {"model": "e", "input": "hi"}}, (200, None)),
+    "refused": ({"body": {}}, (400, "invalid_chat_body")),
+    "an error": ({"settings": "status=500"}, (500, None)),
+    "cut": ({"body": STREAM, "settings": "cut=2"}, (200, "provider_failed")),
+    "reset": ({"settings": "close=reset"}, (502, "provider_failed")),
+    "gone": ({"host": "gone.test"}, (502, "provider_unreachable")),
+    "other": ({"path": "/v1/files"}, (401, None)),
+    "left": ({"body": STREAM, "settings": "stall=1"}, (200, "client_disconnected")),
+}
+EACH = 20
+
+
+async def ask(client, settings="", *, host="dashscope.aliyuncs.com", path="/", body=CHAT):
+    headers = {"x-standin": settings} if settings else {}
+    with contextlib.suppress(httpx2.RemoteProtocolError):
+        async with client.stream("POST", f"http://{host}{path}", json=body, headers=headers) as answer:
+            async for _ in answer.aiter_raw():
+                if "stall" in settings:
+                    break
+
+
+def test_two_hundred_exchanges_at_once_leave_two_hundred_records(world, proxy):
+    async def ask_all():
+        limits = httpx2.Limits(max_connections=50)
+        async with httpx2.AsyncClient(proxy=proxy.url, timeout=60, limits=limits) as client:
+            await asyncio.gather(*(ask(client, **how) for _ in range(EACH) for how, _ in KINDS.values()))
+
+    with proxy.recording() as records:
+        asyncio.run(ask_all())
+        world.dashscope.wait_for(lambda standin: standin.aborted == EACH)
+
+    wanted = Counter({outcome: 0 for _, outcome in KINDS.values()})
+    for _, outcome in KINDS.values():
+        wanted[outcome] += EACH
+    assert Counter((record["status"], record["error"]) for record in records) == wanted
+    assert len({record["id"] for record in records}) == EACH * len(KINDS)
+
+
+# --- where they go ---------------------------------------------------------------------------------
+
+
+def test_standard_output_is_where_they_go_by_themselves(world, shared_world, policies):
+    with sidestream_run(shared_world, "--log", "-", policies=policies) as proxy:
+        post(proxy)
+        post(proxy, body={})
+
+        proxy.wait_for_said('"invalid_chat_body"')
+
+    lines = [json.loads(line) for line in proxy.said.splitlines() if line.startswith("{")]
+    assert [line["status"] for line in lines] == [200, 400]
+    assert proxy.records == []
+
+
+def test_a_file_is_added_to(world, proxy):
+    with proxy.recording():
+        post(proxy)
+
+    assert proxy.records[0] == BEFORE
+    assert len(proxy.records) > 1
