@@ -36,10 +36,24 @@ class Namespace:
         """Return `command` as it runs inside, as `user` (see `as_user`)."""
         return ["ip", "netns", "exec", self.name, *(user or []), *command]
 
-    def run(self, *command: str, user: list[str] | None = None, **how) -> subprocess.CompletedProcess[str]:
-        """Run `command` inside to its end."""
-        settings = {"capture_output": True, "text": True, "timeout": TIMEOUT_SECONDS, "check": True} | how
-        return subprocess.run(self.command(*command, user=user), env=environment(), **settings)
+    def run(
+        self,
+        *command: str,
+        user: list[str] | None = None,
+        check: bool = True,
+        timeout: float = TIMEOUT_SECONDS,
+    ) -> subprocess.CompletedProcess[str]:
+        """Run `command` inside to its end; with `check`, it must succeed."""
+        done = subprocess.run(
+            self.command(*command, user=user),
+            env=environment(),
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+        assert not check or done.returncode == 0, f"{command} failed with {done.returncode}: {done.stderr}"
+        return done
 
     def ip(self, *commands: str) -> None:
         """Configure the network inside."""

@@ -142,7 +142,7 @@ CASES = {
     ),
     "a coding that nobody knows": (
         {"content-encoding": "zip"},
-        DASHSCOPE | UNKNOWN | {"route": None, "provider": None, "status": 415, "error": "unsupported_content_encoding"},
+        DASHSCOPE | UNKNOWN | {"provider": None, "status": 415, "error": "unsupported_content_encoding"},
     ),
     "a provider that is not there": (
         {"host": "gone.test"},

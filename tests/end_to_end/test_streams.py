@@ -317,3 +317,14 @@ def test_a_reader_that_is_slow_holds_up_nobody_else(player, client):
         with begin(client) as other:
             assert other.read() == DONE
         assert slow.read().endswith(DONE)
+
+
+def test_trailers_of_a_provider_harm_no_answer(proxy, player, client):
+    head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n"
+    player.play(head=head + chunk(b'{"model": "m-1"}') + b"0\r\nx-checksum: 1\r\n\r\n")
+
+    with proxy.recording() as records, begin(client) as answer:
+        content = answer.read()
+
+    assert (answer.status_code, content) == (200, b'{"model": "m-1"}')
+    assert [(record["status"], record["error"]) for record in records] == [(200, None)]

@@ -52,6 +52,7 @@ def make_flow(host=HOST, body=b'{"messages": []}', **headers):
 def answer_with(flow, body=b'{"model": "qwen-turbo"}', **headers):
     flow.response = tutils.tresp(content=body, headers=[(b"content-type", b"application/json")])
     flow.response.headers.update(headers)
+    flow.response.raw_content = None  # it is still to come
 
 
 def test_a_governed_request_is_rewritten_and_recorded():
@@ -368,3 +369,42 @@ def test_no_more_of_a_streamed_answer_is_kept_than_there_is_room_for(monkeypatch
     assert passed == [b"data: 1\n\n"] * 3
     assert flow.response.raw_content == b"data: 1\n\nd"
     assert records[0].bytes_out == 27
+
+
+def test_an_answer_of_another_addon_is_left_whole():
+    hooks, records = make_hooks()
+    flow = make_flow()
+
+    hooks.requestheaders(flow)
+    hooks.request(flow)
+    flow.response = tutils.tresp(content=b"data: [DONE]\n\n", headers=[(b"content-type", b"text/event-stream")])
+    hooks.responseheaders(flow)
+    hooks.response(flow)
+
+    assert flow.response.raw_content == b"data: [DONE]\n\n"
+    assert [record.bytes_out for record in records] == [14]
+
+
+def test_a_flow_that_somebody_kills_is_recorded_as_that():
+    hooks, records = make_hooks()
+    flow = make_flow()
+
+    hooks.requestheaders(flow)
+    hooks.request(flow)
+    flow.error = Error(Error.KILLED_MESSAGE)
+    hooks.error(flow)
+
+    assert [(record.error, record.status) for record in records] == [("killed", None)]
+
+
+def test_an_answer_to_what_is_not_ours_to_read_is_never_held():
+    hooks, _ = make_hooks()
+    flow = make_flow()
+    flow.request.path = "/v1beta/models:streamGenerate"
+
+    hooks.requestheaders(flow)
+    hooks.request(flow)
+    answer_with(flow)
+    hooks.responseheaders(flow)
+
+    assert flow.response.stream

@@ -1,5 +1,8 @@
 """What the policy sees of a flow."""
 
+import gzip
+import zlib
+
 import h11
 import pytest
 from hypothesis import given
@@ -8,7 +11,14 @@ from mitmproxy.net.http.http1 import assemble_request_head
 from mitmproxy.proxy.mode_specs import ProxyMode
 from mitmproxy.test import tflow, tutils
 
-from sidestream.mitm.view import header_values, is_well_formed, named_hosts, read_body, redact_credentials
+from sidestream.mitm.view import (
+    MAX_DECODED_BYTES,
+    header_values,
+    is_well_formed,
+    named_hosts,
+    read_body,
+    redact_credentials,
+)
 
 
 def make_flow(*, mode="transparent", hosts=(b"dashscope.aliyuncs.com",), authority=b"", host="192.0.2.7", **request):
@@ -114,3 +124,24 @@ def reading(content):
     server.receive_data(content)
     read = server.next_event()
     return read.method, read.target, list(read.headers)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "encode"), [("gzip", gzip.compress), ("GZIP", gzip.compress), ("deflate", zlib.compress)]
+)
+def test_an_encoded_body_is_read(encoding, encode):
+    request = tutils.treq(content=encode(b'{"messages": []}'), headers=[(b"content-encoding", encoding.encode())])
+
+    assert read_body(request) == {"messages": []}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"not gzip", gzip.compress(b"{}")[:-4], gzip.compress(b" " * (MAX_DECODED_BYTES + 1))],
+    ids=["other", "cut", "bomb"],
+)
+def test_a_body_that_does_not_fit_its_encoding_is_refused(content):
+    request = tutils.treq(content=content, headers=[(b"content-encoding", b"gzip")])
+
+    with pytest.raises(ValueError, match="body"):
+        read_body(request)

@@ -267,3 +267,16 @@ def test_the_documents_of_the_property_compile():
         "chat.default.svc",
         "chat.default.svc.cluster.local",
     ]
+
+
+def test_what_stands_before_a_fault_of_syntax_is_read_and_looked_at():
+    text = together(provider(), provider("host: 7", name="beta"), "a: [\n", provider("host: c.example", name="gamma"))
+
+    documents = read(text)
+
+    assert [located.document.metadata.name for located in documents.providers] == ["alpha"]
+    assert [(problem.document, problem.field) for problem in documents.problems] == [
+        ("LLMProvider default/beta", "spec.host"),
+        ("", ""),
+    ]
+    assert "c.example" in documents.broken_hosts

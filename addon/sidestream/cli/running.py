@@ -43,13 +43,11 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument(
         "--intercept-tls", action="store_true", help="govern HTTPS clients too (they must trust the CA in confdir)"
     )
-    parser.add_argument(
-        "--upstream-ca", default="", metavar="FILE", help="PEM file of CAs to trust besides the system's"
-    )
+    parser.add_argument("--upstream-ca", metavar="FILE", help="PEM file of CAs to trust besides the system's")
     parser.add_argument("--confdir", metavar="DIR", help="where the CA is kept; default: ~/.mitmproxy")
-    parser.add_argument("--log", default="-", metavar="FILE", help="file for the records; - is standard output")
+    parser.add_argument("--log", metavar="FILE", help="file for the records; default: -, standard output")
     parser.add_argument(
-        "--labels", default="", metavar="NAME=VALUE,…", help="labels of the workload, for sourceLabels and selectors"
+        "--labels", metavar="NAME=VALUE,…", help="labels of the workload, for sourceLabels and selectors"
     )
     parser.add_argument("--web", action="store_true", help="show the traffic on mitmweb's pages, on loopback")
     parser.add_argument(
@@ -70,17 +68,17 @@ def _run(options: argparse.Namespace) -> int:
         modes = listening_modes(options.mode or ["regular"], options.listen)
     except ValueError as e:
         options.parser.error(str(e))
-    settings: dict[str, object] = {
-        "listen_host": "127.0.0.1",  # for modes that name a port only; mitmproxy would take all addresses
+    flags = {
         "sidestream_policies": options.policies,
         "sidestream_log": options.log,
         "sidestream_labels": options.labels,
         "sidestream_intercept_tls": options.intercept_tls,
         "sidestream_fail_open": options.fail_open,
         "sidestream_upstream_ca": options.upstream_ca,
+        "confdir": options.confdir,
     }
-    if options.confdir:
-        settings["confdir"] = options.confdir
+    # Without a flag, --set or the environment decides. A mode that names a port only would listen at all addresses.
+    settings: dict[str, object] = {"listen_host": "127.0.0.1"} | {name: value for name, value in flags.items() if value}
     if options.web:
         settings["web_open_browser"] = False
     log_to_stderr()

@@ -7,6 +7,7 @@ from sidestream.mitm.addon import Sidestream
 from sidestream.mitm.runtime import Runtime, Settings
 from sidestream.sources.folder import Folder
 from sidestream.sources.watching import PolicyWatch
+from sidestream.telemetry.background import InBackground
 from sidestream.telemetry.jsonlines import JsonLines
 
 
@@ -24,4 +25,4 @@ def connect(settings: Settings) -> Runtime:
         OSError: the log can't be opened.
     """
     source = PolicyWatch(Folder(Path(settings.policies), os.environ), settings.labels)
-    return Runtime(source, (JsonLines.to(settings.log),))
+    return Runtime(source, (InBackground(JsonLines.to(settings.log)),))

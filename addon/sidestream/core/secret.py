@@ -11,7 +11,7 @@ from typing import NoReturn
 REDACTED = "[redacted]"
 """What stands in place of a secret wherever a person or a program can look."""
 
-CREDENTIAL_HEADERS = frozenset({"authorization", "api-key", "x-api-key", "proxy-authorization"})
+CREDENTIAL_HEADERS = frozenset({"authorization", "api-key", "x-api-key", "x-goog-api-key", "proxy-authorization"})
 """Request headers that carry a key, in lower case. A client's own never reach a provider."""
 
 

@@ -13,6 +13,7 @@ from mitmproxy.addonmanager import Loader
 from sidestream.mitm import options
 from sidestream.mitm.connections import ConnectionHooks
 from sidestream.mitm.current import Current
+from sidestream.mitm.engine.clients import ForgiveProbes
 from sidestream.mitm.requests import RequestHooks
 from sidestream.mitm.runtime import Connect
 
@@ -22,10 +23,14 @@ FORCED_OPTIONS = {
     "connection_strategy": "lazy",  # eager would dial the original address before a policy is asked
     "block_global": False,  # would refuse pods that have public addresses
     "upstream_cert": False,  # would copy names from a certificate of the original address
+    "tcp_timeout": 86_400,  # in seconds; ten minutes would cut idle connections that are none of ours
 }
 """Options of mitmproxy that Sidestream does not work without, and their values."""
 
-UNSAFE_OPTIONS = {"proxy_debug": "it would print keys"}
+UNSAFE_OPTIONS = {
+    "proxy_debug": "it would print keys",
+    "stream_large_bodies": "it would send large requests on before a policy was asked",
+}
 """Options that are refused → why."""
 
 
@@ -45,6 +50,7 @@ class Sidestream:
         """Declare the options."""
         # Its lines for every connection quote what clients sent, keys and all.
         logging.getLogger("mitmproxy.proxy.server").setLevel(logging.WARNING)
+        ForgiveProbes.install()
         options.declare(loader)
 
     def configure(self, updated: set[str]) -> None:

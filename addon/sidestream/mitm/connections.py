@@ -10,7 +10,7 @@ from mitmproxy.proxy import layer, mode_specs, server_hooks
 from sidestream.mitm.current import Current
 from sidestream.mitm.engine.clients import prepare, was_redirected
 from sidestream.mitm.engine.http import GovernedHttpLayer, Governor, endpoints
-from sidestream.mitm.engine.tls import provider_connection
+from sidestream.mitm.engine.tls import distrusting_connection, provider_connection
 from sidestream.mitm.engine.transparent import CloseLayer
 from sidestream.mitm.firstbytes import choose_layer
 
@@ -66,7 +66,12 @@ class ConnectionHooks:
         endpoint = endpoints.get(start.conn) if isinstance(start.conn, connection.Server) else None
         if endpoint is not None:
             start.conn.sni = endpoint.server_name
-            start.ssl_conn = provider_connection(endpoint, self._current.settings.upstream_ca_pem)
+            try:
+                start.ssl_conn = provider_connection(endpoint, self._current.settings.upstream_ca_pem)
+            except Exception:
+                # Without a connection of ours, mitmproxy would make one that verifies as its own options say.
+                logger.exception("TLS to a provider could not be set up; it is not connected to")
+                start.ssl_conn = distrusting_connection()
 
     def server_connect_error(self, failed: server_hooks.ServerConnectionHookData) -> None:
         """Let the next request try again: mitmproxy would fail it at once."""

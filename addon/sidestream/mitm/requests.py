@@ -12,10 +12,12 @@ from collections.abc import Callable
 from weakref import WeakSet
 
 from mitmproxy import connection, http
+from mitmproxy.flow import Error
 
 from sidestream.core.errors import INTERNAL_ERROR, ClientError
 from sidestream.core.exchange import Exchange
-from sidestream.core.planning import Attempt, plan
+from sidestream.core.operations import OTHER
+from sidestream.core.planning import Attempt, Plan, plan
 from sidestream.core.routing import Forward, PassThrough, Reject, decide
 from sidestream.core.usage import MAX_JSON_BYTES, Meter
 from sidestream.mitm.apply import answer, apply
@@ -31,7 +33,9 @@ MALFORMED_HEAD = ClientError(
     400, "malformed_head", "the request's head holds line breaks, NUL, or spaces where none may be"
 )
 UNREADABLE_BODY = ClientError(
-    415, "unsupported_content_encoding", "the body's Content-Encoding is unknown or does not fit its bytes"
+    415,
+    "unsupported_content_encoding",
+    "the body's Content-Encoding is not known here (gzip and deflate are) or does not fit it",
 )
 REPLAYED = ClientError(
     409, "replayed_flow", "a flow that is replayed gets no key: send the request through the proxy again"
@@ -90,10 +94,11 @@ class RequestHooks:
             return exchange.decision
         if flow.is_replay:
             return Reject(REPLAYED)  # mitmproxy replays through its own layers, which can't be specialised
+        body, is_readable = None, True
         try:
             body = read_body(flow.request)
         except ValueError:
-            return Reject(UNREADABLE_BODY)
+            is_readable = False  # which only chat minds
         view = request_view(flow, opened.host, opened.headers, body, self._current.settings.labels)
         decision = decide(view, opened.snapshot, draw=random.random())  # noqa: S311 it shares out load
         exchange.decision = decision
@@ -103,7 +108,7 @@ class RequestHooks:
             case Forward():
                 planned = plan(decision, view)
                 if isinstance(planned, Reject):
-                    return planned
+                    return planned if is_readable else Reject(UNREADABLE_BODY, planned.route, planned.rule)
                 exchange.plan = planned
                 apply(planned.attempt, flow)
                 return None
@@ -111,7 +116,7 @@ class RequestHooks:
                 raise AssertionError("an exchange was begun for a host that its snapshot does not govern")
 
     def responseheaders(self, flow: http.HTTPFlow) -> None:
-        """Stream the answer as it comes, except short JSON: cut in the middle, that becomes an error."""
+        """Stream the answer as it comes, except JSON: cut in the middle, that becomes an error."""
         try:
             opened = self._exchanges.of(flow)
             assert flow.response is not None, "the hook comes with a response"
@@ -123,7 +128,8 @@ class RequestHooks:
             if opened.exchange.plan is None:
                 return  # our own answer
             opened.exchange.meter = Meter(headers.get("content-type", ""), headers.get("content-encoding", ""))
-            if not _is_short_json(headers):
+            is_whole = flow.response.raw_content is not None  # another addon has answered
+            if not is_whole and not _is_held(opened.exchange.plan, headers):
                 flow.response.stream = _tap(opened)
         except Exception:
             logger.exception("an answer could not be judged; it goes on as it is")
@@ -177,6 +183,7 @@ class RequestHooks:
         if self._current.settings.fail_open:
             if opened is not None and opened.original is not None:
                 flow.request = opened.original
+                self._governed.discard(flow)
                 opened.exchange.plan = None
                 self._exchanges.end(flow)
                 self._record(opened, error="internal_error")
@@ -208,7 +215,10 @@ class RequestHooks:
             opened.fault = fault
 
 
-def _is_short_json(headers: http.Headers) -> bool:
+def _is_held(planned: Plan, headers: http.Headers) -> bool:
+    """Tell whether an answer is held until it is complete: short JSON of an operation that is known."""
+    if planned.operation is OTHER:
+        return False
     length = headers.get("content-length", "")
     is_long = length.isdecimal() and int(length) > MAX_JSON_BYTES
     media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -238,6 +248,8 @@ def _tell(exchange: Exchange, flow: http.HTTPFlow, error: ClientError | None) ->
 
 def _fault(flow: http.HTTPFlow, opened: Open) -> Fault:
     """Return a stable word for why the exchange of `flow` broke off."""
+    if flow.error is not None and flow.error.msg == Error.KILLED_MESSAGE:
+        return "killed"
     if opened.fault is not None:
         return opened.fault
     if opened.exchange.plan is None:

@@ -6,6 +6,7 @@ target of an absolute-form request. They must agree, or somebody could be told t
 """
 
 import re
+import zlib
 
 from mitmproxy import http
 from mitmproxy.proxy.mode_specs import RegularMode, ReverseMode
@@ -15,6 +16,12 @@ from sidestream.core.hosts import normalise_host
 from sidestream.core.routing import RequestView
 from sidestream.core.secret import CREDENTIAL_HEADERS, REDACTED
 from sidestream.core.snapshot import Labels
+
+MAX_DECODED_BYTES = 64 * 1024 * 1024
+"""How large an encoded body may become, in bytes."""
+
+_WINDOW_BITS = {"gzip": 31, "x-gzip": 31, "deflate": 15}
+"""Content-Encoding → what zlib is told. Others are rare in requests."""
 
 _METHOD = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _TARGET = re.compile(rb"[^\x00-\x20\x7f]+")
@@ -67,10 +74,27 @@ def read_body(request: http.Request) -> Body | None:
     Return the JSON object in the body of `request`, or ``None`` when it holds none.
 
     Raises:
-        ValueError: its Content-Encoding is unknown or does not fit the bytes.
+        ValueError: its Content-Encoding is unknown, does not fit the bytes, or blows them up
+            beyond `MAX_DECODED_BYTES`.
     """
-    content = request.get_content(strict=True)
+    content, encoding = request.raw_content or b"", request.headers.get("content-encoding", "identity").strip().lower()
+    if encoding in _WINDOW_BITS:
+        content = _inflate(content, _WINDOW_BITS[encoding])
+    elif encoding not in ("identity", ""):
+        raise ValueError(f"Content-Encoding {encoding!r} is not known here")
     return read_object(content) if content else None
+
+
+def _inflate(content: bytes, window_bits: int) -> bytes:
+    # mitmproxy's own decoding knows no bound: a few hundred kilobytes can become a gigabyte.
+    inflate = zlib.decompressobj(window_bits)
+    try:
+        decoded = inflate.decompress(content, MAX_DECODED_BYTES)
+    except zlib.error as e:
+        raise ValueError("the body does not fit its Content-Encoding") from e
+    if not inflate.eof:
+        raise ValueError("the body is cut off, or larger than it may be")
+    return decoded
 
 
 def request_view(

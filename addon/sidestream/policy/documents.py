@@ -163,7 +163,7 @@ class Configs(Strict):
 
     default_config: Config = Config()
     route_specific_configs: dict[str, Config] = Field(
-        {}, description="Rule name to configuration, laid over the default field by field."
+        default_factory=dict, description="Rule name to configuration, laid over the default field by field."
     )
 
 
@@ -194,8 +194,10 @@ class StringMatch(Strict):
 class RouteMatch(Strict):
     """Conditions that must all hold."""
 
-    headers: dict[HeaderName, StringMatch] = Field({}, description="Header name to condition.")
-    source_labels: dict[str, str] = Field({}, description="Labels that the calling workload must have.")
+    headers: dict[HeaderName, StringMatch] = Field(default_factory=dict, description="Header name to condition.")
+    source_labels: dict[str, str] = Field(
+        default_factory=dict, description="Labels that the calling workload must have."
+    )
     model: StringMatch | None = Field(None, description="Condition on the body's model (Sidestream's own).")
 
 
@@ -248,7 +250,7 @@ class Rule(Strict):
     """A rule: when it matches, one of its backends gets the request."""
 
     name: NonEmpty | None = None
-    matches: list[RouteMatch] = Field([], description="Blocks of which one must hold; none: always.")
+    matches: list[RouteMatch] = Field(default_factory=list, description="Blocks of which one must hold; none: always.")
     backend_refs: Annotated[list[BackendRef], Field(min_length=1)]
     retry: Retry | None = None
     timeouts: Timeouts | None = None

@@ -56,17 +56,15 @@ def read_documents(texts: Sequence[Text]) -> Documents:
     for text in texts:
         try:
             decoded = text.content.decode("utf-8-sig")
-            parsed = parse(decoded)
+            for index, document in enumerate(parse(decoded)):
+                if document.content is not None:
+                    part = decoded[document.start : document.end]
+                    _read_document(Source(text, index, "", part, document.line), document.content, read)
         except UnicodeDecodeError as e:
             reason = f"not UTF-8 (byte {e.start}): save the file as UTF-8"
             _read_broken(text, Problem(text.name, 0, "", "", reason), read)
         except NotYaml as e:
             _read_broken(text, Problem(text.name, e.line, "", "", f"not YAML: {e.reason}"), read)
-        else:
-            for index, document in enumerate(parsed):
-                if document.content is not None:
-                    part = decoded[document.start : document.end]
-                    _read_document(Source(text, index, "", part, document.line), document.content, read)
     return read
 
 

@@ -87,15 +87,15 @@ class Parsed:
     line: int
 
 
-def parse(text: str) -> list[Parsed]:
+def parse(text: str) -> Iterator[Parsed]:
     """
-    Return the documents of `text`. A document that says nothing is ``None``.
+    Yield the documents of `text`, one after the other. One that says nothing is ``None``.
 
     Raises:
-        NotYaml: the text is no YAML, or not of the kind that is read here.
+        NotYaml: the text is no YAML from here on, or not of the kind that is read here.
     """
     try:
-        return list(_Reader(text).documents())
+        yield from _Reader(text).documents()
     except yaml.reader.ReaderError as e:
         line = text.encode("utf-8", "replace")[: e.position].count(b"\n") + 1
         raise NotYaml(f"{e.reason}: remove the character", line) from e

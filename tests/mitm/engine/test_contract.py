@@ -13,7 +13,7 @@ from mitmproxy.addons import default_addons
 from mitmproxy.addons.proxyserver import Proxyserver
 from mitmproxy.addons.tlsconfig import DEFAULT_HOSTFLAGS, TlsConfig
 from mitmproxy.options import Options
-from mitmproxy.proxy import commands, events, layer, server
+from mitmproxy.proxy import commands, events, layer, mode_servers, server
 from mitmproxy.proxy.context import Context
 from mitmproxy.proxy.layers import http as http_layers
 from mitmproxy.proxy.layers import modes
@@ -251,3 +251,7 @@ def test_scripts_are_asked_before_the_pages_show_anything():
 def test_what_clients_said_is_logged_by_one_logger():
     assert server.logger.name == "mitmproxy.proxy.server"
     assert "self.log(command.message, command.level)" in inspect.getsource(server.ConnectionHandler.server_event)
+
+
+def test_a_connection_that_was_not_redirected_is_logged_as_an_error():
+    assert 'logger.error(f"Transparent mode failure: {e!r}")' in inspect.getsource(mode_servers)

@@ -1,6 +1,7 @@
 """What is known of a client's connection only inside mitmproxy's server."""
 
 import asyncio
+import logging
 from collections import defaultdict
 
 from mitmproxy import connection
@@ -10,6 +11,27 @@ from sidestream.mitm.engine.transparent import PatientTransparentProxy
 
 MAX_CONNECTIONS_PER_ADDRESS = 10_000
 """Upstream connections of one client to one address. mitmproxy's five hold up parallel streams of HTTP/2."""
+
+
+class ForgiveProbes(logging.Filter):
+    """
+    Takes a connection that was not redirected for what it is: no error of ours.
+
+    mitmproxy logs it as one, and a process that logs an error while it starts is ended. So a
+    probe of the port would end the proxy of a pod.
+    """
+
+    @classmethod
+    def install(cls) -> None:
+        """Let mitmproxy's servers be heard through this, once."""
+        logger = logging.getLogger("mitmproxy.proxy.mode_servers")
+        if not any(isinstance(present, cls) for present in logger.filters):
+            logger.addFilter(cls())
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if str(record.msg).startswith("Transparent mode failure"):
+            record.levelno, record.levelname = logging.WARNING, "WARNING"
+        return True
 
 
 def prepare(proxyserver: Proxyserver, client: connection.Client) -> None:

@@ -14,7 +14,7 @@ from typing import Literal, Protocol
 from weakref import WeakKeyDictionary
 
 from mitmproxy import http
-from mitmproxy.connection import Connection, Server
+from mitmproxy.connection import Connection, ConnectionState, Server
 from mitmproxy.net.http.http1 import assemble_response
 from mitmproxy.proxy import commands, events, layer
 from mitmproxy.proxy.layers.http import GetHttpConnection, HttpLayer, HttpStream
@@ -33,7 +33,7 @@ from mitmproxy.proxy.layers.http._http1 import Http1Server
 from sidestream.core.errors import INTERNAL_ERROR, ClientError, cut
 from sidestream.core.planning import Attempt
 from sidestream.core.snapshot import Endpoint
-from sidestream.mitm.engine.http1 import GovernedHttp1Server, InvalidRequest
+from sidestream.mitm.engine.http1 import GovernedHttp1Server, InvalidRequest, TrailerlessHttp1Client
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ endpoints: WeakKeyDictionary[Server, Endpoint] = WeakKeyDictionary()
 
 
 type Fault = Literal[
-    "client_disconnected", "provider_failed", "provider_unreachable", "invalid_request", "body_too_large"
+    "client_disconnected", "killed", "provider_failed", "provider_unreachable", "invalid_request", "body_too_large"
 ]
 """Why an exchange broke off."""
 
@@ -79,6 +79,7 @@ class GovernedHttpStream(HttpStream):
     def make_server_connection(self) -> layer.CommandGenerator[bool]:
         attempt = self.governor.attempt_of(self.flow)
         if attempt is None:
+            assert not self.governor.is_governed(self.flow), "a governed request is sent as planned, or not at all"
             return (yield from super().make_server_connection())
         conn, error = yield GetProviderConnection(attempt.endpoint)
         if error:
@@ -87,6 +88,12 @@ class GovernedHttpStream(HttpStream):
             return False
         self.context.server = self.flow.server_conn = conn
         return True
+
+    def start_request_stream(self) -> Commands:
+        if self.flow.response:
+            self.client_state = self.state_consume_request_body  # another addon has answered; mitmproxy would fail
+        else:
+            yield from super().start_request_stream()
 
     def handle_connect_regular(self) -> Commands:
         # `lazy` is for policies, whose original address may be dead. For anything else the client
@@ -139,6 +146,8 @@ class GovernedHttpLayer(HttpLayer):
             self.connections.setdefault(self.context.client, GovernedHttp1Server(self.context.fork()))
         try:
             yield from super()._handle_event(event)
+            if isinstance(event, events.ConnectionClosed):
+                self._forget_closed()
         except Exception:
             self.has_failed = True
             logger.exception("a layer failed; the client's connection is closed")
@@ -146,6 +155,14 @@ class GovernedHttpLayer(HttpLayer):
             if isinstance(conn, Http1Server) and conn.response is None:
                 yield commands.SendData(self.context.client, assemble_response(_response(INTERNAL_ERROR, close=True)))
             yield commands.CloseConnection(self.context.client)
+
+    def _forget_closed(self) -> None:
+        # mitmproxy keeps every connection that a client ever needed, with the last request on it.
+        in_use = {stream.context.server for stream in self.streams.values()} | self.waiting_for_establishment.keys()
+        for conn in list(self.connections):
+            if isinstance(conn, Server) and conn.state is ConnectionState.CLOSED and conn not in in_use:
+                del self.connections[conn]
+        self.answered &= self.streams.keys()
 
     def make_stream(self, stream_id: int) -> Commands:
         stream = GovernedHttpStream(self.context.fork(), stream_id)
@@ -165,6 +182,7 @@ class GovernedHttpLayer(HttpLayer):
         flow = getattr(stream, "flow", None)
         if flow is not None:
             if isinstance(event, RequestHeaders) and child is not stream:
+                TrailerlessHttp1Client.specialise(child)
                 event = self._on_the_wire(flow, event)
             elif isinstance(event, RequestProtocolError | ResponseProtocolError) and child is stream:
                 self.governor.note_fault(flow, _fault(event))
@@ -213,7 +231,7 @@ class GovernedHttpLayer(HttpLayer):
 def client_error(fault: Fault, message: str) -> ClientError | None:
     """Return what a client whose answer has not begun is told, unless it is gone. `message`: mitmproxy's."""
     match fault:
-        case "client_disconnected":
+        case "client_disconnected" | "killed":
             return None
         case "invalid_request":
             return ClientError(400, fault, cut(message))

@@ -16,7 +16,7 @@ from mitmproxy.net.http import http1
 from mitmproxy.proxy import commands, events, layer
 from mitmproxy.proxy.layers.http._base import ReceiveHttp
 from mitmproxy.proxy.layers.http._events import ErrorCode, RequestProtocolError
-from mitmproxy.proxy.layers.http._http1 import Http1Server, TBodyReader
+from mitmproxy.proxy.layers.http._http1 import Http1Client, Http1Server, TBodyReader
 
 from sidestream.core.errors import ClientError
 
@@ -72,20 +72,48 @@ class GovernedHttp1Server(Http1Server):
             yield ReceiveHttp(InvalidRequest(self.stream_id, BAD_BODY, ErrorCode.GENERIC_CLIENT_ERROR))
 
 
-class _BodyReader:
-    """Reads a body without its trailers. `is_bad`: its framing is broken, so nothing more can be read."""
+class TrailerlessHttp1Client(Http1Client):
+    """The server's side of an HTTP/1 connection, for servers that send trailers."""
+
+    body_reader: Any
+
+    @classmethod
+    def specialise(cls, top: layer.Layer) -> None:
+        """Turn the stock client at the end of the chain that starts at `top` into this one."""
+        current: layer.Layer | None = top
+        while current is not None:
+            if type(current) is Http1Client:
+                current.__class__ = cls
+            current = getattr(current, "child_layer", None)
+
+    def read_body(self, event: events.Event) -> Commands:
+        if not isinstance(self.body_reader, _WithoutTrailers):
+            self.body_reader = _WithoutTrailers(self.body_reader)
+        yield from super().read_body(event)
+
+
+class _WithoutTrailers:
+    """Reads a body without its trailers."""
 
     def __init__(self, reader: TBodyReader) -> None:
         self._reader = reader
-        self.is_bad = False
 
     def __call__(self, buffer: ReceiveBuffer) -> h11.Event | None:
-        try:
-            event = self._reader(buffer)
-        except h11.ProtocolError:
-            self.is_bad = True
-            return None
+        event = self._reader(buffer)
         return h11.EndOfMessage() if isinstance(event, h11.EndOfMessage) else event
 
     def read_eof(self) -> h11.Event:
         return self._reader.read_eof()
+
+
+class _BodyReader(_WithoutTrailers):
+    """Reads a client's body. `is_bad`: its framing is broken, so nothing more can be read."""
+
+    is_bad = False
+
+    def __call__(self, buffer: ReceiveBuffer) -> h11.Event | None:
+        try:
+            return super().__call__(buffer)
+        except h11.ProtocolError:
+            self.is_bad = True
+            return None

@@ -36,6 +36,15 @@ def provider_connection(endpoint: Endpoint, extra_ca_pem: str) -> SSL.Connection
     return conn
 
 
+def distrusting_connection() -> SSL.Connection:
+    """Return a client connection that accepts no certificate."""
+    context = SSL.Context(SSL.TLS_CLIENT_METHOD)
+    context.set_verify(SSL.VERIFY_PEER)
+    conn = SSL.Connection(context)
+    conn.set_connect_state()
+    return conn
+
+
 @functools.lru_cache(maxsize=64)
 def _context(ca_pem: str | None, extra_ca_pem: str) -> SSL.Context:
     context = SSL.Context(SSL.TLS_CLIENT_METHOD)
