@@ -58,6 +58,7 @@ def test_every_command_tells_how_it_is_used(command):
         ["fly"],
         ["run"],
         ["run", "--policies", "policies", "--listen", "nowhere"],
+        ["run", "--policies", "policies", "--listen", ":8080"],
         ["run", "--policies", "policies", "--mode", "sideways"],
         ["run", "--policies", "policies", "--mode", "regular", "--mode", "reverse:http://demo"],
         ["run", "--policies", "policies", "--set", "no_such_option=1"],

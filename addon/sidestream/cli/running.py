@@ -141,7 +141,7 @@ class _Lines(logging.Formatter):
 
 def _address(text: str) -> tuple[str, int]:
     host, colon, port = text.rpartition(":")
-    if not (colon and port.isdecimal() and 0 < int(port) < 65536):
+    if not (colon and host and port.isdecimal() and 0 < int(port) < 65536):
         raise argparse.ArgumentTypeError(f"{text!r} is no HOST:PORT")
     return host.removeprefix("[").removesuffix("]"), int(port)
 

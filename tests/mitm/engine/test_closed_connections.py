@@ -18,14 +18,16 @@ def make_layer(*servers, used_by_streams=()):
     layer = GovernedHttpLayer.__new__(GovernedHttpLayer)
     layer.connections = dict.fromkeys(servers, "layer")
     layer.streams, layer.answered, layer.waiting_for_establishment = streams, {1, 3, 5}, {}
+    layer.gone = set()
     return layer
 
 
 def test_a_closed_connection_is_forgotten_and_an_open_one_is_kept():
     closed, opened = make_server(ConnectionState.CLOSED), make_server(ConnectionState.OPEN)
     layer = make_layer(closed, opened)
+    layer.gone = {closed, opened}
 
-    layer._forget_closed()
+    layer._forget_gone()
 
     assert list(layer.connections) == [opened]
 
@@ -33,8 +35,18 @@ def test_a_closed_connection_is_forgotten_and_an_open_one_is_kept():
 def test_a_closed_connection_that_a_stream_still_has_is_kept():
     closed = make_server(ConnectionState.CLOSED)
     layer = make_layer(closed, used_by_streams=[(5, closed)])
+    layer.gone = {closed}
 
-    layer._forget_closed()
+    layer._forget_gone()
 
     assert list(layer.connections) == [closed]
     assert layer.answered == {5}
+
+
+def test_a_closed_connection_that_was_not_told_so_is_kept():
+    closed = make_server(ConnectionState.CLOSED)
+    layer = make_layer(closed)
+
+    layer._forget_gone()
+
+    assert list(layer.connections) == [closed]

@@ -126,6 +126,7 @@ class GovernedHttpLayer(HttpLayer):
 
     governor: Governor
     answered: set[int]
+    gone: set[Server]
     has_failed = False
 
     @classmethod
@@ -136,7 +137,7 @@ class GovernedHttpLayer(HttpLayer):
             if type(current) is HttpLayer:
                 current.__class__ = cls
                 assert isinstance(current, cls)
-                current.governor, current.answered = governor, set()
+                current.governor, current.answered, current.gone = governor, set(), set()
             current = getattr(current, "child_layer", None)
 
     def _handle_event(self, event: events.Event) -> Commands:
@@ -146,8 +147,9 @@ class GovernedHttpLayer(HttpLayer):
             self.connections.setdefault(self.context.client, GovernedHttp1Server(self.context.fork()))
         try:
             yield from super()._handle_event(event)
-            if isinstance(event, events.ConnectionClosed):
-                self._forget_closed()
+            if isinstance(event, events.ConnectionClosed) and isinstance(event.connection, Server):
+                self.gone.add(event.connection)
+                self._forget_gone()
         except Exception:
             self.has_failed = True
             logger.exception("a layer failed; the client's connection is closed")
@@ -156,12 +158,14 @@ class GovernedHttpLayer(HttpLayer):
                 yield commands.SendData(self.context.client, assemble_response(_response(INTERNAL_ERROR, close=True)))
             yield commands.CloseConnection(self.context.client)
 
-    def _forget_closed(self) -> None:
-        # mitmproxy keeps every connection that a client ever needed, with the last request on it.
+    def _forget_gone(self) -> None:
+        # mitmproxy keeps every connection that a client ever needed, with the last request on it. One that is
+        # closed is still to be told so: only after that does nothing more come for it.
         in_use = {stream.context.server for stream in self.streams.values()} | self.waiting_for_establishment.keys()
-        for conn in list(self.connections):
-            if isinstance(conn, Server) and conn.state is ConnectionState.CLOSED and conn not in in_use:
-                del self.connections[conn]
+        for conn in self.gone - in_use:
+            if conn.state is ConnectionState.CLOSED:
+                self.gone.discard(conn)
+                self.connections.pop(conn, None)
         self.answered &= self.streams.keys()
 
     def make_stream(self, stream_id: int) -> Commands:
