@@ -191,9 +191,10 @@ class Pod:
             client.sendall(piece)
             wait_for(lambda: self._has_read(client))
 
-    def is_dialling(self, port: int) -> bool:
-        """Tell whether the proxy tries to connect to `port` of somebody who has not answered yet."""
-        return any(line.state == _SYN_SENT and line.remote_port == port for line in _sockets_of(self.proxy.process))
+    def dialling_from(self, port: int) -> int | None:
+        """Return from where the proxy tries to connect to `port` of somebody who has not answered, if it does."""
+        tried = (line for line in _sockets_of(self.proxy.process) if line.state == _SYN_SENT)
+        return next((line.local_port for line in tried if line.remote_port == port), None)
 
     def has_connections(self, port: int) -> bool:
         """Tell whether anybody in the pod is connected to `port` outside."""

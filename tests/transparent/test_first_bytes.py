@@ -92,7 +92,7 @@ def test_an_app_may_pause_within_its_first_words(pod, address):
 
 def test_an_app_may_pause_before_and_within_its_first_words(pod):
     client = pod.connect(pods.DEAD, HTTP)
-    wait_for(lambda: pod.is_dialling(HTTP))
+    wait_for(lambda: pod.dialling_from(HTTP))
     pod.send_in_pieces(client, [CALL[:10]])
     client.sendall(CALL[10:])
 

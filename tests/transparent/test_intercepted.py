@@ -132,7 +132,7 @@ def test_tls_to_another_host_is_with_the_server_itself(outside, pod, server_name
 def test_a_server_that_is_slow_to_accept_hears_tls_that_was_said_meanwhile(outside, pod, hello):
     with outside.listen(HTTPS) as origin, outside.silenced(pods.ORIGIN, HTTPS) as speak_again:
         near = pod.connect(pods.ORIGIN, HTTPS)
-        wait_for(lambda: pod.is_dialling(HTTPS))
+        wait_for(lambda: pod.dialling_from(HTTPS))
         pod.send_in_pieces(near, [hello])
         near.shutdown(socket.SHUT_WR)
         speak_again()

@@ -333,7 +333,7 @@ def test_curl_says_that_a_refused_connection_has_no_answer(pod):
 def test_a_server_that_is_slow_to_accept_hears_all_that_was_said_meanwhile(outside, pod, words, is_last):
     with outside.listen(MYSQL) as origin, outside.silenced(pods.ORIGIN, MYSQL) as speak_again:
         near = pod.connect(pods.ORIGIN, MYSQL)
-        wait_for(lambda: pod.is_dialling(MYSQL))
+        wait_for(lambda: pod.dialling_from(MYSQL))
         pod.send_in_pieces(near, [words])
         if is_last:
             near.shutdown(socket.SHUT_WR)

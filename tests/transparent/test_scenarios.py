@@ -23,9 +23,10 @@ IMPROBABLE = 1e-6
 """How seldom a test of shares may fail although they are right."""
 
 
-@pytest.fixture
-def pod_of_its_own(outside):
-    with pods.pod(outside) as pod:
+@pytest.fixture(scope="module")
+def shared_pod(shared_outside):
+    """A pod whose policy is changed here."""
+    with pods.pod(shared_outside) as pod:
         yield pod
 
 
@@ -82,12 +83,12 @@ def test_a_call_without_key_model_path_and_tls_gets_the_operators_model(outside,
     assert received.json["messages"] == [{"role": "user", "content": "Please introduce yourself"}]
 
 
-def test_a_tier_for_subscribers_is_added_while_the_proxy_runs(outside, pod_of_its_own):
-    pod_of_its_own.curl(*call("dashscope.aliyuncs.com", "user-type: subscriber"))
-    replace_policy(pod_of_its_own, "01-llmprovider-dashscope.yaml", PUBLISHED / "03-llmprovider-dashscope-tiers.yaml")
-    pod_of_its_own.curl(*call("dashscope.aliyuncs.com", "user-type: subscriber"))
-    pod_of_its_own.curl(*call("dashscope.aliyuncs.com", "user-type: guest"))
-    pod_of_its_own.curl(*call("dashscope.aliyuncs.com"))
+def test_a_tier_for_subscribers_is_added_while_the_proxy_runs(outside, pod):
+    pod.curl(*call("dashscope.aliyuncs.com", "user-type: subscriber"))
+    replace_policy(pod, "01-llmprovider-dashscope.yaml", PUBLISHED / "03-llmprovider-dashscope-tiers.yaml")
+    pod.curl(*call("dashscope.aliyuncs.com", "user-type: subscriber"))
+    pod.curl(*call("dashscope.aliyuncs.com", "user-type: guest"))
+    pod.curl(*call("dashscope.aliyuncs.com"))
 
     assert models(outside.dashscope) == ["qwen1.5-72b-chat", "qwen-turbo", "qwen1.5-72b-chat", "qwen1.5-72b-chat"]
     assert {received.header("authorization") for received in outside.dashscope.requests} == {f"Bearer {DASHSCOPE_KEY}"}
