@@ -5,6 +5,7 @@ Everything shown was read from the wire or from the log of this very run.
 """
 
 import json
+import time
 from collections import Counter
 from collections.abc import Mapping
 
@@ -13,6 +14,7 @@ from sidestream.demo.stage import Stage
 
 BODY = '{"messages": [{"role": "user", "content": "Who are you?"}]}'
 SPLIT_CALLS = 40
+RECORD_SECONDS = 10.0
 
 _SHOWN_FIELDS = ("route", "rule", "provider", "sent_model", "status", "prompt_tokens", "completion_tokens")
 
@@ -38,6 +40,7 @@ def play(stage: Stage) -> bool:
 def _scene(stage: Stage, title: str, host: str, headers: Mapping[str, str]) -> str | None:
     """Play one call, and return the model that the provider was asked for."""
     before = {provider: len(requests) for provider, requests in stage.received().items()}
+    records = len(_records(stage))
     answer = stage.call(host, headers, BODY.encode())
     flags = "".join(f" -H '{name}: {value}'" for name, value in headers.items())
     print(f"\n{title}\n  app sent      curl http://{host}{flags} -d '{BODY}'")
@@ -52,7 +55,7 @@ def _scene(stage: Stage, title: str, host: str, headers: Mapping[str, str]) -> s
         print(f"                {request.body.decode()}")
     print(f"  app got       {_content(answer)}")
     _, last = got[-1] if got else ("", None)
-    _print_record(stage)
+    _print_record(stage, records + 1)
     return last.json.get("model") if last else None
 
 
@@ -60,6 +63,7 @@ def _split(stage: Stage) -> bool:
     """Play many calls to a host of two providers. Return whether both got some, each in its own way."""
     host = "demo-llm-server"
     before = {provider: len(requests) for provider, requests in stage.received().items()}
+    records = len(_records(stage))
     for _ in range(SPLIT_CALLS):
         stage.call(host, {}, BODY.encode())
     print(f"\n3. {SPLIT_CALLS} calls to a name that only a route knows. Two providers share them, 50 to 50.")
@@ -71,12 +75,20 @@ def _split(stage: Stage) -> bool:
         if new:
             ways = {f"{request.path}, {request.json.get('model')}, {_key_name(stage, request)}" for request in new}
             print(f"  provider got  {len(new)} times https://{provider}{' and '.join(sorted(ways))}")
-    _print_record(stage)
+    _print_record(stage, records + SPLIT_CALLS)
     return sum(shares.values()) == SPLIT_CALLS and min(shares.values()) > 0
 
 
-def _print_record(stage: Stage) -> None:
-    record = json.loads(stage.records.read_text().splitlines()[-1])
+def _records(stage: Stage) -> list[str]:
+    return stage.records.read_text().splitlines() if stage.records.exists() else []
+
+
+def _print_record(stage: Stage, number: int) -> None:
+    """Print the record `number`, counted from 1. Records are written soon after the answer, not before it."""
+    deadline = time.monotonic() + RECORD_SECONDS
+    while len(_records(stage)) < number and time.monotonic() < deadline:
+        time.sleep(0.01)
+    record = json.loads(_records(stage)[number - 1])
     shown = {name: record[name] for name in _SHOWN_FIELDS}
     print(f"  record        {json.dumps(shown)}")
 
