@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidestream.core.errors import INTERNAL_ERROR, MAX_FOREIGN_TEXT
-from sidestream.core.exchange import Exchange
+from sidestream.core.exchange import AttemptRecord, Exchange
 from sidestream.core.planning import Plan, plan
 from sidestream.core.routing import Forward, PassThrough, Reject, decide
 from sidestream.core.usage import Meter
@@ -25,6 +25,7 @@ from tests.core.builders import (
     make_route,
     make_rule,
     make_snapshot,
+    pieces,
     requests,
 )
 
@@ -73,16 +74,45 @@ def metered(exchange):
     exchange.meter = Meter("text/event-stream")
 
 
+def attempted(exchange):
+    if isinstance(exchange.decision, Forward):
+        exchange.began_attempt(make_backend(PROVIDER), plan(Forward(make_backend(PROVIDER)), STREAMING), now=100.75)
+
+
+def attempt_answered(exchange):
+    attempted(exchange)
+    if isinstance(exchange.decision, Forward):
+        exchange.attempt_answered(200, Meter("text/event-stream"))
+
+
+def pass_on(exchange, *chunks):
+    """Let `chunks` of an answer be read and go on, as the two halves of the data plane do it."""
+    for chunk in chunks:
+        if exchange.meter is not None:
+            exchange.meter.feed(chunk)
+        exchange.passed(chunk)
+
+
+def attempt_at(exchange, host, *, began, model="m-1"):
+    """Begin an attempt at the provider of `host`, which is sent `model`."""
+    backend = make_backend(make_provider(host, config=make_config(model=model)))
+    exchange.began_attempt(backend, plan(Forward(backend), STREAMING), now=began)
+
+
 EVENTS = {
     "decided": decided,
     "made plan": made_plan,
     "rejected": rejected,
     "passed through": passed_through,
     "metered": metered,
+    "attempted": attempted,
+    "attempt answered": attempt_answered,
+    "attempt failed": lambda exchange: exchange.ended_attempt("timeout", now=101.5),
+    "attempt succeeded": lambda exchange: exchange.ended_attempt(None, now=101.5),
     "answered": lambda exchange: exchange.answered(200, now=101.0),
-    "passed": lambda exchange: exchange.passed(json_lines(CHUNK)),
-    "passed nothing": lambda exchange: exchange.passed(b""),
-    "passed the end": lambda exchange: exchange.passed(b"data: [DONE]\n\n"),
+    "passed": lambda exchange: pass_on(exchange, json_lines(CHUNK)),
+    "passed nothing": lambda exchange: pass_on(exchange, b""),
+    "passed the end": lambda exchange: pass_on(exchange, b"data: [DONE]\n\n"),
     "finished": lambda exchange: exchange.finish(now=102.0),
     "broke off": lambda exchange: exchange.finish(now=102.0, error="client_disconnected"),
 }
@@ -98,11 +128,11 @@ def play(names):
 def test_a_finished_chat_is_recorded_whole():
     exchange = governed(make_request(headers=CREDENTIALS))
     exchange.bytes_in = 88
-    exchange.passed(ANSWER)
+    pass_on(exchange, ANSWER)
 
     record = exchange.finish(now=101.25)
 
-    assert asdict(record) == {
+    assert record.as_dict() == {
         "time": "2023-11-14T22:13:20.250+00:00",
         "id": "flow-1",
         "client": "10.0.0.7:40112",
@@ -123,8 +153,9 @@ def test_a_finished_chat_is_recorded_whole():
         "duration_seconds": 1.25,
         "bytes_in": 88,
         "bytes_out": len(ANSWER),
+        "events_out": None,
+        "attempts": [],
     }
-    assert record.as_dict() == asdict(record)
 
 
 def test_an_exchange_that_nothing_is_known_of_is_recorded():
@@ -139,6 +170,7 @@ def test_an_exchange_that_nothing_is_known_of_is_recorded():
         "duration_seconds": 0.0,
         "bytes_in": 0,
         "bytes_out": 0,
+        "attempts": [],
     }
 
 
@@ -146,8 +178,10 @@ def test_an_exchange_that_nothing_is_known_of_is_recorded():
 def test_any_order_of_events_ends_in_exactly_one_record(names):
     records = play(names)
 
-    assert len(records) == 1
-    assert json.loads(json.dumps(records[0].as_dict())) == records[0].as_dict()
+    [record] = records
+    assert json.loads(json.dumps(record.as_dict())) == record.as_dict()
+    assert record.as_dict()["attempts"] == list(map(asdict, record.attempts))
+    assert {attempt.error for attempt in record.attempts} <= {None, "timeout", "client_disconnected"}
 
 
 @given(st.permutations(sorted(EVENTS)))
@@ -191,7 +225,7 @@ def test_only_the_first_finish_counts():
 )
 def test_a_stream_is_recorded_with_what_went_wrong(texts, error, recorded):
     exchange = governed(STREAMING, "text/event-stream")
-    exchange.passed(json_lines(*texts))
+    pass_on(exchange, json_lines(*texts))
 
     assert exchange.finish(now=101.0, error=error).error == recorded
 
@@ -207,7 +241,7 @@ def test_only_a_stream_that_was_asked_for_can_be_incomplete(request_view, conten
 def test_an_error_as_json_is_told_by_its_status():
     exchange = governed(STREAMING)
     exchange.answered(429, now=100.5)
-    exchange.passed(ERROR.encode())
+    pass_on(exchange, ERROR.encode())
 
     record = exchange.finish(now=101.0)
 
@@ -245,7 +279,7 @@ def test_a_provider_without_a_route_is_recorded_without_one():
 
 def test_names_that_are_not_ours_are_cut():
     exchange = governed(make_request(body={"messages": [], "model": "m" * 100_000}), policy=make_provider())
-    exchange.passed(json.dumps({"model": "r" * 100_000}).encode())
+    pass_on(exchange, json.dumps({"model": "r" * 100_000}).encode())
 
     record = exchange.finish(now=101.0)
 
@@ -254,7 +288,7 @@ def test_names_that_are_not_ours_are_cut():
 
 def test_a_record_holds_no_key_header_or_message():
     exchange = governed(STREAMING, "text/event-stream")
-    exchange.passed(json_lines(CHUNK, "[DONE]"))
+    pass_on(exchange, json_lines(CHUNK, "[DONE]"))
 
     text = json.dumps(exchange.finish(now=101.0).as_dict(), ensure_ascii=False) + repr(exchange)
 
@@ -265,8 +299,7 @@ def test_a_record_holds_no_key_header_or_message():
 
 def test_bytes_and_tokens_are_counted_however_the_answer_was_cut():
     exchange = governed(make_request())
-    for byte in ANSWER:
-        exchange.passed(bytes([byte]))
+    pass_on(exchange, *pieces(ANSWER))
 
     record = exchange.finish(now=101.0)
 
@@ -278,6 +311,107 @@ def test_bytes_are_counted_without_a_meter():
     exchange.passed(b"not found")
 
     assert exchange.finish(now=101.0).bytes_out == 9
+
+
+def test_what_the_client_was_sent_is_not_what_the_provider_said():
+    exchange = governed(STREAMING, "text/event-stream")
+    exchange.meter.feed(json_lines(CHUNK, "[DONE]"))
+    exchange.passed(b"data: [DONE]\n\n")
+    exchange.events_out = 1
+
+    record = exchange.finish(now=101.0)
+
+    assert (record.response_model, record.bytes_out, record.events_out) == ("qwen-max-0125", 14, 1)
+
+
+# --- attempts -------------------------------------------------------------------------------------
+
+
+def test_every_attempt_is_recorded_in_order():
+    exchange = governed(STREAMING)
+    attempt_at(exchange, "a.example", began=100.0)
+    exchange.ended_attempt("connect-failure", now=105.0)
+    attempt_at(exchange, "b.example", began=105.25, model="m-2")
+    exchange.attempt_answered(503, None)
+    exchange.ended_attempt("server-error", now=106.0)
+    attempt_at(exchange, "c.example", began=106.0)
+    exchange.attempt_answered(200, None)
+    exchange.ended_attempt(None, now=107.5)
+
+    record = exchange.finish(now=108.0)
+
+    assert record.attempts == (
+        AttemptRecord("default/a.example", "m-1", None, "connect-failure", 5.0),
+        AttemptRecord("default/b.example", "m-2", 503, "server-error", 0.75),
+        AttemptRecord("default/c.example", "m-1", 200, None, 1.5),
+    )
+
+
+def test_the_record_is_of_the_last_attempt():
+    exchange = governed(STREAMING)
+    for host, model in (("a.example", "m-1"), ("b.example", "m-2")):
+        attempt_at(exchange, host, began=100.0, model=model)
+        exchange.ended_attempt("reset", now=101.0)
+
+    record = exchange.finish(now=102.0)
+
+    assert (record.provider, record.sent_model, record.route, record.rule) == (
+        "default/b.example",
+        "m-2",
+        "default/route",
+        "vip-route",
+    )
+
+
+def test_nothing_that_a_failed_attempt_said_is_told_of_the_next():
+    exchange = governed(STREAMING)
+    attempt_at(exchange, "a.example", began=100.0)
+    exchange.attempt_answered(200, Meter("text/event-stream"))
+    exchange.meter.feed(json_lines(CHUNK, ERROR))
+    exchange.events_out = 2
+    exchange.ended_attempt("stream-error", now=101.0)
+    attempt_at(exchange, "b.example", began=101.0)
+
+    record = exchange.finish(now=102.0, error="provider_unreachable")
+
+    assert (record.response_model, record.events_out, record.error) == (None, None, "provider_unreachable")
+
+
+def test_an_attempt_under_way_ends_with_its_exchange():
+    exchange = governed(STREAMING)
+    attempt_at(exchange, "a.example", began=100.0)
+
+    record = exchange.finish(now=104.0, error="client_disconnected")
+
+    assert record.attempts == (AttemptRecord("default/a.example", "m-1", None, "client_disconnected", 4.0),)
+
+
+def test_an_attempt_ends_once():
+    exchange = governed(STREAMING)
+    attempt_at(exchange, "a.example", began=100.0)
+
+    exchange.ended_attempt("reset", now=101.0)
+    exchange.ended_attempt(None, now=102.0)
+
+    assert [attempt.error for attempt in exchange.finish(now=103.0).attempts] == ["reset"]
+
+
+def test_only_what_is_forwarded_is_attempted():
+    exchange = begin()
+    exchange.decision = Reject(INTERNAL_ERROR)
+
+    with pytest.raises(AssertionError):
+        attempt_at(exchange, "a.example", began=100.0)
+
+
+def test_the_model_of_an_attempt_is_cut():
+    exchange = governed(STREAMING)
+    attempt_at(exchange, "a.example", began=100.0, model="m" * 100_000)
+
+    assert len(exchange.finish(now=101.0).attempts[0].sent_model) == MAX_FOREIGN_TEXT
+
+
+# --- times ----------------------------------------------------------------------------------------
 
 
 def test_no_first_byte_gives_no_time_to_it():

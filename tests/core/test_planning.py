@@ -41,6 +41,10 @@ def without_messages(body):
     return {name: value for name, value in body.items() if name != "messages"}
 
 
+ASKED = {"stream_options": {"include_usage": True}}
+"""What a stream is asked for, so that its usage is known."""
+
+
 # --- model, stream, mapping, parameters -----------------------------------------------------------
 
 
@@ -48,18 +52,22 @@ def without_messages(body):
     ("config", "body", "expected"),
     [
         ({}, {}, {}),
-        ({}, {"model": "gpt-4o", "stream": True}, {"model": "gpt-4o", "stream": True}),
+        ({}, {"model": "gpt-4o", "stream": True}, {"model": "gpt-4o", "stream": True} | ASKED),
         ({"model": "qwen-max"}, {}, {"model": "qwen-max"}),
         ({"model": "qwen-max"}, {"model": "gpt-4o"}, {"model": "qwen-max"}),
         ({"model": "qwen-max"}, {"model": ["gpt-4o"]}, {"model": "qwen-max"}),
-        ({"stream": True}, {}, {"stream": True}),
-        ({"stream": True}, {"stream": False}, {"stream": True}),
+        ({"stream": True}, {}, {"stream": True} | ASKED),
+        ({"stream": True}, {"stream": False}, {"stream": True} | ASKED),
         ({"stream": False}, {"stream": True}, {"stream": False}),
         ({"stream": False}, {}, {"stream": False}),
         ({"stream": False}, {"stream": "yes"}, {"stream": False}),
         ({"stream": False}, {"stream": True, "stream_options": {"include_usage": True}}, {"stream": False}),
         ({"stream": False, "parameters": {"stream_options": {}}}, {}, {"stream": False}),
-        ({"stream": True}, {"stream_options": {"a": 1}}, {"stream": True, "stream_options": {"a": 1}}),
+        (
+            {"stream": True},
+            {"stream_options": {"a": 1}},
+            {"stream": True, "stream_options": {"a": 1, "include_usage": True}},
+        ),
         ({}, {"stream": False, "stream_options": {"a": 1}}, {"stream": False, "stream_options": {"a": 1}}),
     ],
 )
@@ -109,6 +117,59 @@ def test_what_nobody_names_stays_in_its_order():
     raw = planned(make_request(body=body), model="qwen-max").attempt.body
 
     assert raw == json.dumps(body | {"model": "qwen-max"}, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+# --- usage of a stream ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("config", "body", "options", "is_added"),
+    [
+        ({}, {"stream": True}, {"include_usage": True}, True),
+        ({}, {"stream": True, "stream_options": None}, {"include_usage": True}, True),
+        ({}, {"stream": True, "stream_options": {}}, {"include_usage": True}, True),
+        ({}, {"stream": True, "stream_options": {"include_usage": False}}, {"include_usage": True}, True),
+        ({}, {"stream": True, "stream_options": {"include_usage": 1}}, {"include_usage": True}, True),
+        ({}, {"stream": True, "stream_options": {"x": 1}}, {"x": 1, "include_usage": True}, True),
+        ({}, {"stream": True, "stream_options": {"include_usage": True}}, {"include_usage": True}, False),
+        ({}, {"stream": True, "stream_options": "all"}, "all", False),
+        ({}, {"stream": True, "stream_options": []}, [], False),
+        ({}, {}, None, False),
+        ({}, {"stream": False}, None, False),
+        ({}, {"stream": "true"}, None, False),
+        ({"stream": True}, {}, {"include_usage": True}, True),
+        ({"stream": False}, {"stream": True}, None, False),
+        ({"parameters": {"stream_options": None}}, {"stream": True}, None, False),
+        ({"parameters": {"stream_options": {}}}, {"stream": True}, {}, False),
+        ({"parameters": {"stream_options": {"include_usage": True}}}, {"stream": True}, {"include_usage": True}, False),
+        (
+            {"parameters": {"stream_options": {"include_usage": False}}},
+            {"stream": True, "stream_options": {"include_usage": True}},
+            {"include_usage": False},
+            False,
+        ),
+    ],
+)
+def test_a_stream_is_asked_for_its_usage_unless_somebody_has_said_so(config, body, options, is_added):
+    made = planned(make_request(body={"messages": MESSAGES} | body), **config)
+
+    assert json.loads(made.attempt.body).get("stream_options") == options
+    assert made.adds_usage is is_added
+
+
+def test_asking_for_usage_leaves_the_clients_own_options_alone():
+    options = {"x": 1}
+
+    planned(make_request(body={"messages": MESSAGES, "stream": True, "stream_options": options}))
+
+    assert options == {"x": 1}
+
+
+@pytest.mark.parametrize("target", ["/v1/embeddings", "/v1/completions", "/v1/responses", "/health"])
+def test_only_a_chat_is_asked_for_its_usage(target):
+    made = planned(make_request(target=target, body={"stream": True, "input": "hi"}))
+
+    assert (made.adds_usage, made.attempt.body) == (False, None)
 
 
 # --- credentials ----------------------------------------------------------------------------------

@@ -7,6 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sidestream.core.attempts import Attempts, Failure, Health, Try
+from sidestream.core.calls import Broken, Head, Outgoing
 from sidestream.core.exchange import Exchange
 from sidestream.core.explain import explain
 from sidestream.core.planning import Plan, plan
@@ -47,6 +49,22 @@ def plan_of(request, snapshot=SNAPSHOT):
     return plan(decide(request, snapshot, draw=0.0), request)
 
 
+def attempts_of(request):
+    attempts = Attempts(decide(request, SNAPSHOT, draw=0.0), Health(), now=0.0)
+    attempts.first(now=0.0, draw=0.0)
+    return attempts
+
+
+def exchange_of(request):
+    """Return an exchange with an attempt under way, and one that is over."""
+    exchange = Exchange("1", "10.0.0.7:1234", request.host, wall_time=0.0, now=0.0)
+    exchange.decision = decide(request, SNAPSHOT, draw=0.0)
+    for _ in range(2):
+        exchange.ended_attempt("reset", now=1.0)
+        exchange.began_attempt(exchange.decision.backend, plan_of(request), now=1.0)
+    return exchange
+
+
 def record_of(request, snapshot=SNAPSHOT, draw=0.0, error=None):
     exchange = Exchange("1", "10.0.0.7:1234", request.host, wall_time=0.0, now=0.0)
     exchange.decision = decision = decide(request, snapshot, draw=draw)
@@ -73,6 +91,13 @@ HOLDERS = {
     "plan of an operation": plan_of(EMBEDDINGS),
     "plan of none of ours": plan_of(OTHER),
     "refusal": plan_of(NO_CHAT),
+    "try": Try(RULE.backends[0], 0.5),
+    "attempts": attempts_of(CHAT),
+    "exchange": exchange_of(CHAT),
+    "failure": Failure("rate-limited", "it answered 429", 429, 1.0),
+    "head": Head(200, b"OK", [(b"content-type", b"application/json")], None),
+    "broken": Broken("provider_failed", "it answered 500"),
+    "record of an attempt": exchange_of(CHAT).finish(now=2.0).attempts[0],
 }
 FINISHED = {
     "explanation": explain(CHAT, SNAPSHOT),
@@ -85,6 +110,9 @@ FINISHED = {
 }
 # A view of the client's request shows nothing of its headers, but it holds them: what takes it apart finds them.
 TAKES_APART = {("request", "asdict"), ("request", "pickle")}
+OUTGOING = Outgoing(
+    b"POST", b"/", [(name.encode(), value.encode()) for name, value in CREDENTIALS.items()], f'"{KEY}"'.encode()
+)
 
 
 @pytest.mark.parametrize(
@@ -97,6 +125,13 @@ def test_no_way_to_show_a_value_shows_a_key_in_it(holder, way):
     assert KEY not in text
     assert OTHER_KEY not in text
     assert CREDENTIALS["x-api-key"] not in text
+
+
+@pytest.mark.parametrize(
+    "way", ["repr", "str", "ascii", "format", "percent", "pprint", "inside of others", "exception"]
+)
+def test_a_request_on_its_way_shows_neither_its_headers_nor_its_body(way):
+    assert MARKER not in shown(way, OUTGOING)
 
 
 @pytest.mark.parametrize("value", FINISHED.values(), ids=FINISHED.keys())

@@ -124,6 +124,16 @@ def test_the_second_tier_is_first_for_a_workload_that_the_first_is_not_for():
     assert [backend.provider for backend in narrowed.rules[0].first_tier()] == [FOR_ALL]
 
 
+def test_a_tier_that_has_no_weight_for_the_workload_is_none():
+    rule = make_rule(
+        make_backend(FOR_SLEEP), make_backend(FOR_ALL, weight=0), make_backend(FOR_ALL, weight=3, priority=1)
+    )
+
+    narrowed = make_snapshot(make_route(rule)).for_workload(OTHERS).hosts[DASHSCOPE]
+
+    assert [backend.weight for backend in narrowed.rules[0].first_tier()] == [3]
+
+
 @given(snapshots, labels)
 def test_narrowing_twice_is_narrowing_once(snapshot, workload):
     once = snapshot.for_workload(workload)

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from sidestream.core.sse import MAX_EVENT_BYTES, Decoder, Event
+from sidestream.core.sse import MAX_COMMENT_BYTES, MAX_EVENT_BYTES, Block, Decoder, Event
 from tests.core.builders import cut_at, pieces, places
 
 STREAM = (
@@ -182,3 +182,89 @@ def test_nothing_is_kept_after_an_overflow():
     assert decoder.feed(b"\n\ndata: after\n\n") == []
     assert not decoder._line
     assert not decoder._data
+
+
+# --- blocks ---------------------------------------------------------------------------------------
+
+
+def split(*chunks):
+    """Return the blocks that `chunks` hold, and what is left."""
+    decoder = Decoder()
+    return [block for chunk in chunks for block in decoder.split(chunk)], decoder.rest
+
+
+def raw(blocks):
+    return b"".join(block.raw for block in blocks)
+
+
+def test_a_block_is_an_event_with_its_bytes():
+    assert split(STREAM.replace(b"\r\n", b"\n"))[0] == [
+        Block(b'\xef\xbb\xbf: a comment\ndata: {"delta":"\xe4\xbd\xa0\xe5\xa5\xbd \xf0\x9f\x8c\x8d"}\n\n', EVENTS[0]),
+        Block(b"event: error\rdata: one\rdata:two\r\r", EVENTS[1]),
+        Block(b"id: 7\nretry: 10\ndata\n\n", EVENTS[2]),
+        Block(b"\n", None),
+        Block(b"\n", None),
+        Block(b"data: [DONE]\n\n", EVENTS[3]),
+    ]
+
+
+@settings(max_examples=300)
+@given(streams.flatmap(lambda stream: st.tuples(st.just(stream), places(stream))))
+@example((STREAM, list(range(len(STREAM)))))
+def test_blocks_and_the_rest_are_all_the_bytes(stream_and_places):
+    stream, cuts = stream_and_places
+
+    blocks, rest = split(*cut_at(cuts, stream))
+
+    assert raw(blocks) + rest == stream
+
+
+@settings(max_examples=300)
+@given(streams.flatmap(lambda stream: st.tuples(st.just(stream), places(stream))))
+def test_no_cut_of_any_bytes_changes_blocks_by_more_than_where_half_a_line_end_is(stream_and_places):
+    stream, cuts = stream_and_places
+
+    cut, whole = split(*cut_at(cuts, stream)), split(stream)
+
+    assert [block.event for block in cut[0]] == [block.event for block in whole[0]]
+    assert [block.raw.strip(b"\n") for block in cut[0]] == [block.raw.strip(b"\n") for block in whole[0]]
+
+
+@given(st.lists(st.sampled_from([b": ping\n\n", b"data: 1\n\n", b"event: x\ndata: 2\n\n", b"\n"]), max_size=6))
+def test_a_block_ends_with_its_empty_line(written):
+    blocks, rest = split(b"".join(written))
+
+    assert [block.raw for block in blocks] == written
+    assert rest == b""
+
+
+@pytest.mark.parametrize("size", [1000, 65_537, 10 * MAX_EVENT_BYTES])
+@pytest.mark.parametrize("line", [b": " + b"x" * 100_000 + b"\n", b"id: " + b"x" * 1000 + b"\n"])
+def test_lines_without_data_do_not_wait_for_an_empty_line_for_ever(line, size):
+    stream = line * (2 * MAX_EVENT_BYTES // len(line) + 1)
+
+    blocks, rest = split(*pieces(stream, size))
+
+    assert raw(blocks) + rest == stream
+    assert len(rest) <= MAX_COMMENT_BYTES + len(line)
+    assert {block.event for block in blocks} == {None}
+
+
+def test_an_event_keeps_its_type_over_comments_of_any_length():
+    stream = b"event: add\n" + b": ping\n" * MAX_COMMENT_BYTES + b"data: 1\n\ndata: 2\n\n"
+
+    assert decode(stream) == [Event(b"1", b"add"), Event(b"2")]
+
+
+@pytest.mark.parametrize("size", [65_537, 10 * MAX_EVENT_BYTES])
+@pytest.mark.parametrize(
+    "large",
+    [b"data: " + b"x" * MAX_EVENT_BYTES, (b"data: " + b"x" * 1023 + b"\n") * 4100, b": " + b"x" * MAX_EVENT_BYTES],
+)
+def test_no_byte_of_an_event_that_is_too_large_is_lost(large, size):
+    stream = b"data: before\n\n" + large + b"\n\ndata: after\n\n"
+
+    blocks, rest = split(*pieces(stream, size))
+
+    assert raw(blocks) + rest == stream
+    assert [block.event for block in blocks if block.event] == [Event(b"before")]

@@ -54,6 +54,14 @@ def bad_config(name: str, yaml: str, field: str, *words: str) -> Bad:
     return bad(name, config(yaml), f"spec.configs.defaultConfig.openAIConfig{field}", *words)
 
 
+def bad_outliers(name: str, yaml: str, field: str, *words: str) -> Bad:
+    """Return a case whose provider has the outlier detection `yaml`."""
+    written = yaml if yaml.startswith("{") else f"{{{yaml}}}"
+    return bad(
+        name, provider(f"host: a.example\noutlierDetection: {written} {HERE}"), f"spec.outlierDetection{field}", *words
+    )
+
+
 def check(case: Bad) -> None:
     """Assert that the error of `case` is reported once, at its place, with what to do."""
     compilation = compiled(case.text)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.policy.bad import ALPHA, Bad, bad, bad_config, bad_text, check, named
+from tests.policy.bad import ALPHA, Bad, bad, bad_config, bad_outliers, bad_text, check, named
 from tests.policy.written import compiled, config, provider
 
 HEAD = "apiVersion: istio.alibabacloud.com/v1beta1\n"
@@ -325,7 +325,44 @@ CONFIGS = [
 ]
 
 
-@pytest.mark.parametrize("case", [*SYNTAX, *HEADS, *PROVIDERS, *CONFIGS], ids=named)
+OUTLIERS = [
+    bad_outliers(
+        "no errors in a row", "consecutive5xxErrors: 0", ".consecutive5xxErrors", "greater than or equal to 1"
+    ),
+    bad_outliers("half an error", "consecutive5xxErrors: 1.5", ".consecutive5xxErrors", "whole number"),
+    bad_outliers("errors in quotes", "consecutive429Errors: '5'", ".consecutive429Errors", "whole number"),
+    bad_outliers("no rate limits in a row", "consecutive429Errors: 0", ".consecutive429Errors", "equal to 1"),
+    bad_outliers("an interval without a unit", "interval: 10", ".interval", "a number and a unit"),
+    bad_outliers("no interval", "interval: 0s", ".interval", "longer than nothing"),
+    bad_outliers("a negative ejection", "baseEjectionTime: -1s", ".baseEjectionTime", "a number and a unit"),
+    bad_outliers(
+        "a maximum below the base",
+        "{baseEjectionTime: 2m, maxEjectionTime: 1m}",
+        ".maxEjectionTime",
+        "shorter than baseEjectionTime",
+        "raise one or lower the other",
+    ),
+    bad_outliers(
+        "a base above the default maximum", "baseEjectionTime: 10m", ".maxEjectionTime", "shorter than baseEjectionTime"
+    ),
+    bad_outliers(
+        "a field as Istio has it",
+        "consecutiveGatewayErrors: 5",
+        ".consecutiveGatewayErrors",
+        "unknown field",
+    ),
+    bad_outliers(
+        "a field in the wrong case",
+        "consecutive5XxErrors: 5",
+        ".consecutive5XxErrors",
+        "unknown field",
+        "did you mean 'consecutive5xxErrors'?",
+    ),
+    bad("a switch", provider("host: a.example\noutlierDetection: true # here"), "spec.outlierDetection", "mapping"),
+]
+
+
+@pytest.mark.parametrize("case", [*SYNTAX, *HEADS, *PROVIDERS, *CONFIGS, *OUTLIERS], ids=named)
 def test_one_error_is_reported_once_at_its_place_with_what_to_do(case: Bad):
     check(case)
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidestream.core.secret import Secret
-from sidestream.core.snapshot import Endpoint, OpenAIConfig, Provider
+from sidestream.core.snapshot import Endpoint, OpenAIConfig, OutlierDetection, Provider
 from sidestream.demo.certificates import Authority
 from sidestream.policy.problems import Severity, errors_in
 from sidestream.policy.providers import bare_host, meant_host
@@ -288,3 +288,31 @@ def test_all_problems_of_a_provider_are_reported():
         "caFile", "sni", "apiKey", "model", "stream", "modelMapping",
     ]  # fmt: skip
     assert len(errors_in(compilation.problems)) == 5
+
+
+# --- outlier detection ----------------------------------------------------------------------------
+
+
+def outlier_detection(written):
+    return compiled_provider(provider(f"host: api.alpha.example\noutlierDetection: {written}")).outlier_detection
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        ("null", None),
+        ("{}", OutlierDetection(5, None, 10.0, 30.0, 300.0)),
+        ("{consecutive5xxErrors: 1, consecutive429Errors: 2}", OutlierDetection(1, 2, 10.0, 30.0, 300.0)),
+        (
+            "{interval: 500ms, baseEjectionTime: 1m, maxEjectionTime: 1h30m}",
+            OutlierDetection(5, None, 0.5, 60.0, 5400.0),
+        ),
+        ("{baseEjectionTime: 10s, maxEjectionTime: 10s}", OutlierDetection(5, None, 10.0, 10.0, 10.0)),
+    ],
+)
+def test_outlier_detection_is_compiled_where_it_is_written(written, expected):
+    assert outlier_detection(written) == expected
+
+
+def test_what_is_not_written_is_as_the_data_plane_has_it():
+    assert outlier_detection("{}") == OutlierDetection()

@@ -22,6 +22,13 @@ GOOD = [
             "path": "/v1/chat/completions",
             "workloadSelector": {"labels": {"app": "sleep"}},
             "endpoint": {"host": "127.0.0.1", "port": 8443, "tls": {"mode": "SIMPLE", "sni": "a.example"}},
+            "outlierDetection": {
+                "consecutive5xxErrors": 3,
+                "consecutive429Errors": 2,
+                "interval": "10s",
+                "baseEjectionTime": "30s",
+                "maxEjectionTime": "5m",
+            },
             "configs": {
                 "defaultConfig": {
                     "openAIConfig": {

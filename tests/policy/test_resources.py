@@ -194,6 +194,11 @@ def test_the_published_manifests_were_looked_at():
         (("endpoint", "port"), 0),
         (("endpoint", "port"), "443"),
         (("endpoint", "tls", "mode"), "NONE"),
+        (("outlierDetection", "consecutive5xxErrors"), 0),
+        (("outlierDetection", "consecutive429Errors"), 1001),
+        (("outlierDetection", "interval"), 10),
+        (("outlierDetection", "baseEjectionTime"), 30.0),
+        (("outlierDetection", "consecutiveErrors"), 5),
         (("xyzzy",), 1),
         (("configs", "defaultConfig", "openAIConfig", "stream"), "yes"),
         (("configs", "defaultConfig", "openAIConfig", "apikey"), "x"),
@@ -238,6 +243,7 @@ def test_a_default_that_kubernetes_writes_changes_nothing():
     assert defaults == {
         "LLMProvider.spec.path": "/v1/chat/completions",
         "LLMProvider.spec.endpoint.tls.mode": "SIMPLE",
+        "LLMProvider.spec.outlierDetection.consecutive5xxErrors": 5,
         "LLMRoute.spec.rules[].backendRefs[].priority": 0,
     }
 

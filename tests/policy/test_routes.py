@@ -184,13 +184,6 @@ def test_a_rules_name_gives_its_backends_their_configuration():
 
 
 WARNINGS = [
-    (f"- retry: {{attempts: 1}} # here\n  {REFS}", "spec.rules[0].retry", "not acted on yet"),
-    (f"- timeouts: {{request: 1s}} # here\n  {REFS}", "spec.rules[0].timeouts", "not acted on yet"),
-    (
-        "- backendRefs:\n  - providerHost: api.alpha.example\n  - {providerHost: api.beta.example, priority: 1} # here",
-        "spec.rules[0].backendRefs[1].priority",
-        "not acted on yet",
-    ),
     (f"- name: a # here\n  {REFS}\n- name: b\n  {REFS}", "spec.rules[0]", "the rules after it are never used"),
     (
         f"- matches: [headers: {{x: {{exact: a}}}}]\n  {REFS}\n- matches: [{{}}] # here\n  {REFS}\n- {REFS}",
@@ -200,9 +193,7 @@ WARNINGS = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("yaml", "field", "words"), WARNINGS, ids=["retry", "timeouts", "priority", "all", "empty block"]
-)
+@pytest.mark.parametrize(("yaml", "field", "words"), WARNINGS, ids=["all", "empty block"])
 def test_what_has_no_effect_is_a_warning(yaml, field, words):
     text = together(rule(yaml), ALPHA, BETA)
 
@@ -213,6 +204,35 @@ def test_what_has_no_effect_is_a_warning(yaml, field, words):
     assert (problem.severity, problem.line, problem.field) == (Severity.WARNING, line, field)
     assert words in problem.message
     assert compilation.snapshot is not None
+
+
+@pytest.mark.parametrize(
+    "yaml",
+    [
+        f"- retry: {{attempts: 1}}\n  {REFS}",
+        f"- timeouts: {{request: 1s}}\n  {REFS}",
+        f"- hashOn: {{header: x-user}}\n  {REFS}",
+        "- backendRefs:\n  - providerHost: api.alpha.example\n  - {providerHost: api.beta.example, priority: 1}",
+    ],
+    ids=["retry", "timeouts", "hashOn", "priority"],
+)
+def test_what_is_acted_on_is_no_problem(yaml):
+    assert compiled(together(rule(yaml), ALPHA, BETA)).problems == ()
+
+
+def test_tiers_are_as_written():
+    refs = "[{providerHost: api.alpha.example}, {providerHost: api.beta.example, priority: 7}]"
+
+    assert [backend.priority for backend in chat(rule(f"- backendRefs: {refs}")).rules[0].backends] == [0, 7]
+
+
+@pytest.mark.parametrize("written", ["", "{}", "{connect: 5s}"])
+def test_timeouts_that_are_not_written_only_end_what_will_never_end(written):
+    (found,) = chat(rule(f"- timeouts: {written}\n  {REFS}")).rules
+
+    assert found.timeouts == Timeouts(
+        connect_seconds=5.0, first_byte_seconds=600.0, stream_idle_seconds=600.0, request_seconds=3600.0
+    )
 
 
 def test_a_last_rule_that_always_matches_is_as_it_should_be():

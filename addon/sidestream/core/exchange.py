@@ -5,13 +5,29 @@ Hooks come in any order and some never come; whatever they do, `finish` gives a 
 The times are the caller's: wall clock for when it began, a monotonic clock for how long it took.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 
 from sidestream.core.errors import cut
 from sidestream.core.planning import Plan
 from sidestream.core.routing import Decision, Forward, Reject
+from sidestream.core.snapshot import Backend
 from sidestream.core.usage import Meter
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptRecord:
+    """
+    What is known of one attempt. `status`: of the provider's answer.
+
+    `error`: how it failed, a word of `retry.on`; ``None``: its answer is the client's.
+    """
+
+    provider: str
+    sent_model: str | None
+    status: int | None
+    error: str | None
+    duration_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +63,14 @@ class Record:
     """Body bytes that the client sent."""
     bytes_out: int
     """Body bytes that the client was sent."""
+    events_out: int | None
+    """Events of a stream that the client was sent."""
+    attempts: tuple[AttemptRecord, ...]
+    """Every request to a provider, in order."""
 
     def as_dict(self) -> dict[str, object]:
         """Return the record as plain values, for JSON."""
-        return asdict(self)
+        return asdict(self) | {"attempts": [asdict(attempt) for attempt in self.attempts]}
 
 
 class Exchange:
@@ -66,27 +86,49 @@ class Exchange:
         self.status: int | None = None
         self.bytes_in = 0
         self.bytes_out = 0
+        self.events_out: int | None = None
+        self._attempts: list[AttemptRecord] = []
+        self._attempt: _Attempt | None = None
         self._wall_time = wall_time
         self._began = now
         self._first_byte: float | None = None
         self._finished = False
 
+    def began_attempt(self, backend: Backend, planned: Plan, *, now: float) -> None:
+        """Take note that the request is sent, for the first time or to another backend."""
+        assert isinstance(self.decision, Forward), "only what is forwarded is attempted"
+        self.decision = replace(self.decision, backend=backend)
+        self.plan, self.meter, self.events_out = planned, None, None
+        self._attempt = _Attempt(backend.provider.name, planned.sent_model, now)
+
+    def attempt_answered(self, status: int, meter: Meter | None) -> None:
+        """Take note of the head of the provider's answer, whose body `meter` will read."""
+        assert self._attempt is not None, "an answer comes to an attempt"
+        self._attempt.status, self.meter = status, meter
+
+    def ended_attempt(self, error: str | None, *, now: float) -> None:
+        """Take note that the attempt under way is over. Without one, nothing is noted."""
+        ended, self._attempt = self._attempt, None
+        if ended is not None:
+            duration = round(now - ended.began, 6)
+            model = _foreign(ended.sent_model)
+            self._attempts.append(AttemptRecord(ended.provider, model, ended.status, error, duration))
+
     def answered(self, status: int, *, now: float) -> None:
-        """Take note that the answer's head is there."""
+        """Take note that the head of the client's answer is there."""
         self.status = status
         self._first_byte = now
 
     def passed(self, chunk: bytes) -> None:
         """Take note of body bytes on their way to the client."""
         self.bytes_out += len(chunk)
-        if self.meter is not None:
-            self.meter.feed(chunk)
 
     def finish(self, *, now: float, error: str | None = None) -> Record | None:
         """Close the exchange and return its record; ``None`` if that was done before."""
         if self._finished:
             return None
         self._finished = True
+        self.ended_attempt(error, now=now)
         meter = self.meter or Meter("")
         meter.finish()
         decision, planned = self.decision, self.plan
@@ -116,7 +158,17 @@ class Exchange:
             duration_seconds=round(now - self._began, 6),
             bytes_in=self.bytes_in,
             bytes_out=self.bytes_out,
+            events_out=self.events_out,
+            attempts=tuple(self._attempts),
         )
+
+
+@dataclass(slots=True)
+class _Attempt:
+    provider: str
+    sent_model: str | None
+    began: float
+    status: int | None = None
 
 
 def _foreign(text: str | None) -> str | None:

@@ -6,7 +6,7 @@ each backend that could be taken, and holds no key and no credential of the clie
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Literal
 
 from sidestream.core.body import Body, read_object
@@ -23,7 +23,7 @@ from sidestream.core.routing import (
     value_of,
 )
 from sidestream.core.secret import CREDENTIAL_HEADERS, REDACTED
-from sidestream.core.snapshot import Condition, Match, Route, Rule, Snapshot
+from sidestream.core.snapshot import Backend, Condition, Match, Route, Rule, Snapshot
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,11 @@ class RuleVerdict:
 
 @dataclass(frozen=True, slots=True)
 class SentRequest:
-    """A request as it would be sent to a backend that gets `share` of the requests, key redacted."""
+    """
+    A request as it would be sent to a backend that gets `share` of the requests, key redacted.
+
+    With a share of 0 it is sent when those before it failed.
+    """
 
     share: float
     provider: str
@@ -103,7 +107,9 @@ def explain(request: RequestView, snapshot: Snapshot) -> Explanation:
             reason = f"{error.status} {error.code}: {error.message}"
             return Explanation(request.host, snapshot.revision, "reject", reason, route, rules)
         case Forward():
-            requests = tuple(_sent(forward, share, request) for forward, share in _alternatives(decision, request))
+            alternatives = _alternatives(decision, request)
+            alternatives += [(replace(decision, backend=backend), 0.0) for backend in _fallbacks(decision.rule)]
+            requests = tuple(_sent(forward, share, request) for forward, share in alternatives)
             return Explanation(request.host, snapshot.revision, "forward", _reason(decision), route, rules, requests)
 
 
@@ -137,7 +143,14 @@ def _judge_condition(condition: Condition, request: RequestView) -> ConditionVer
 def _alternatives(forward: Forward, request: RequestView) -> list[tuple[Forward, float]]:
     if forward.rule is None or hashed_draw(forward.rule, request) is not None:
         return [(forward, 1.0)]
-    return [(Forward(backend, forward.route, forward.rule), share) for backend, share in shares(forward.rule) if share]
+    return [(replace(forward, backend=backend), share) for backend, share in shares(forward.rule) if share]
+
+
+def _fallbacks(rule: Rule | None) -> list[Backend]:
+    """Return the backends of every tier but the first, in the order of the tiers."""
+    first = rule.first_tier() if rule is not None else ()
+    others = [backend for backend in rule.backends if backend not in first and backend.weight] if rule else []
+    return sorted(others, key=lambda backend: backend.priority)
 
 
 def _reason(forward: Forward) -> str:
@@ -145,7 +158,9 @@ def _reason(forward: Forward) -> str:
         return f"{forward.backend.provider.name} names this host, and no route does"
     index = forward.route.rules.index(forward.rule)
     name = f"rule {forward.rule.name!r}" if forward.rule.name else f"rule number {index + 1} (without a name)"
-    return f"{name} of {forward.route.name} is the first that matches"
+    retry = forward.rule.retry
+    again = f"; a failed attempt is followed by up to {retry.attempts} more" if retry and retry.attempts else ""
+    return f"{name} of {forward.route.name} is the first that matches{again}"
 
 
 def _sent(forward: Forward, share: float, request: RequestView) -> SentRequest:

@@ -35,13 +35,18 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What will be done for a forwarded request, and what the record says of it."""
+    """
+    What will be done for a forwarded request, and what the record says of it.
+
+    `adds_usage`: a stream is asked to end with an event that tells its usage, which the client did not ask for.
+    """
 
     operation: Operation
     attempt: Attempt
     request_model: str | None
     sent_model: str | None
     stream: bool
+    adds_usage: bool = False
 
 
 def plan(forward: Forward, request: RequestView) -> Plan | Reject:
@@ -61,6 +66,7 @@ def plan(forward: Forward, request: RequestView) -> Plan | Reject:
     if request.body is None or "messages" not in request.body:
         return _refuse(forward, "the body of a chat call is a JSON object with `messages`")
     body = chat_body(request.body, config)
+    adds_usage = _ask_for_usage(body, config)
     try:
         raw = write_object(body)  # always: of a field that stands twice, a provider could read the other one
     except ValueError:
@@ -74,9 +80,8 @@ def plan(forward: Forward, request: RequestView) -> Plan | Reject:
         config.key,
     )
     sent_model = body.get("model")
-    return Plan(
-        operation, attempt, model, sent_model if isinstance(sent_model, str) else None, _is_true(body, "stream")
-    )
+    sent_model = sent_model if isinstance(sent_model, str) else None
+    return Plan(operation, attempt, model, sent_model, _is_true(body, "stream"), adds_usage)
 
 
 def chat_body(body: Body, config: OpenAIConfig) -> Body:
@@ -101,6 +106,17 @@ def chat_body(body: Body, config: OpenAIConfig) -> Body:
     if config.stream is False:
         changed.pop("stream_options", None)  # providers refuse it without a stream
     return changed
+
+
+def _ask_for_usage(body: Body, config: OpenAIConfig) -> bool:
+    """Let a stream tell its usage, unless a policy's `parameters` forbid it; tell whether nobody had asked for it."""
+    options = body.get("stream_options")
+    if not _is_true(body, "stream") or "stream_options" in config.parameters:
+        return False
+    if options is not None and (not isinstance(options, dict) or options.get("include_usage") is True):
+        return False
+    body["stream_options"] = {**(options or {}), "include_usage": True}
+    return True
 
 
 def _mapped(model: object, config: OpenAIConfig) -> str | None:

@@ -7,7 +7,7 @@ What it asks of rules, conditions and shares can be asked one by one, so that an
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from sidestream.core.body import Body
@@ -100,14 +100,15 @@ def hashed_draw(rule: Rule, request: RequestView) -> float | None:
 
 def _follow(route: Route, rule: Rule, request: RequestView, draw: float) -> Decision:
     hashed = hashed_draw(rule, request)
-    backend = _pick(rule.first_tier(), draw if hashed is None else hashed)
+    backend = pick(rule.first_tier(), draw if hashed is None else hashed)
     if backend is None:
         message = f"rule {rule.name or 'without a name'} of route {route.name} has no backend for this workload"
         return Reject(ClientError(503, "no_backend", message), route, rule)
     return Forward(backend, route, rule)
 
 
-def _pick(tier: tuple[Backend, ...], draw: float) -> Backend | None:
+def pick(tier: Sequence[Backend], draw: float) -> Backend | None:
+    """Return the backend of `tier` that `draw`, in [0, 1), falls on by weight; ``None`` if none has a weight."""
     point = draw * sum(backend.weight for backend in tier)
     for backend in tier:
         if point < backend.weight:

@@ -46,6 +46,23 @@ class OpenAIConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class OutlierDetection:
+    """
+    When a provider that fails is left alone, and for how long (Istio's words; times in seconds).
+
+    `consecutive_rate_limits`: answers 429 in a row that eject; ``None``: 429 never does. The nth ejection lasts
+    n times `base_ejection_seconds`, or as long as the provider's Retry-After says, at most `max_ejection_seconds`. Each
+    `interval_seconds` without one takes one off n.
+    """
+
+    consecutive_errors: int = 5
+    consecutive_rate_limits: int | None = None
+    interval_seconds: float = 10.0
+    base_ejection_seconds: float = 30.0
+    max_ejection_seconds: float = 300.0
+
+
+@dataclass(frozen=True, slots=True)
 class Provider:
     """A provider as compiled. `name`: namespace/name of its LLMProvider; `rule_configs`: rule name → config."""
 
@@ -56,6 +73,7 @@ class Provider:
     config: OpenAIConfig
     rule_configs: Mapping[str, OpenAIConfig] = field(default_factory=dict)
     selector: Labels | None = None
+    outlier_detection: OutlierDetection | None = None
 
     def config_for(self, rule_name: str | None) -> OpenAIConfig:
         """Return the config for requests that come by the rule `rule_name`."""
@@ -99,24 +117,38 @@ class Backend:
     priority: int = 0
 
 
+type FailureKind = Literal["connect-failure", "reset", "timeout", "rate-limited", "server-error", "stream-error"]
+"""How an attempt can fail: what `retry.on` lists."""
+
+
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """When and how often a failed attempt is followed by another. Not acted on yet."""
+    """
+    When and how often a failed attempt is followed by another.
+
+    `attempts`: how many more may follow the first. `on`: failures that are followed by one; empty: all.
+    """
 
     attempts: int
-    on: tuple[str, ...] = ()
+    on: tuple[FailureKind, ...] = ()
     backoff_base_seconds: float = 0.1
     backoff_max_seconds: float = 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """How long each part of an exchange may take, in seconds. Not acted on yet."""
+    """
+    How long each part of an exchange may take, in seconds.
+
+    `connect`: TCP and TLS of one attempt. `first_byte`: from there to the head of its answer, and the first event
+    of a stream. `stream_idle`: between any two bytes after that. `request`: all attempts together.
+    The defaults only end what will never end: a model may think for minutes before its first word.
+    """
 
     connect_seconds: float = 5.0
-    first_byte_seconds: float = 60.0
-    stream_idle_seconds: float = 60.0
-    request_seconds: float = 600.0
+    first_byte_seconds: float = 600.0
+    stream_idle_seconds: float = 600.0
+    request_seconds: float = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,8 +163,10 @@ class Rule:
     hash_on_header: str | None = None
 
     def first_tier(self) -> tuple[Backend, ...]:
-        """Return the backends of the lowest priority number."""
-        lowest = min((backend.priority for backend in self.backends), default=0)
+        """Return the backends of the lowest priority number at which one has a weight."""
+        # For a workload, a tier may have lost the only one that had.
+        counting = [backend for backend in self.backends if backend.weight] or self.backends
+        lowest = min((backend.priority for backend in counting), default=0)
         return tuple(backend for backend in self.backends if backend.priority == lowest)
 
 

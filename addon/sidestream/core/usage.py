@@ -14,14 +14,14 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sidestream.core.sse import Decoder
+from sidestream.core.sse import Block, Decoder
 
 MAX_JSON_BYTES = 8 * 1024 * 1024
 """How much of a JSON answer is kept to be read at its end, in bytes. A longer one is not metered."""
 
 _ENDS = ("response.completed", "response.incomplete", "response.failed")
 _FAILS = ("error", "response.failed")
-_TELLING = re.compile(rb'"(?:usage|error|response\.(?:completed|incomplete|failed))"')
+_TELLING = re.compile(rb'"(?:usage"\s*:\s*\{|error"|response\.(?:completed|incomplete|failed)")')
 """What an event holds that is worth reading once the model is known. Most hold none of it."""
 
 
@@ -56,17 +56,26 @@ class Meter:
         self.complete: bool | None = False if self._decoder is not None else None
         self.error_seen = False
 
-    def feed(self, chunk: bytes) -> None:
-        """Take the next bytes of the answer."""
+    @property
+    def rest(self) -> bytes:
+        """The bytes of a stream that belong to no block yet."""
+        return self._decoder.rest if self._decoder is not None else b""
+
+    def feed(self, chunk: bytes) -> list[Block]:
+        """Take the next bytes of the answer; return the blocks that they complete, if it is a stream of events."""
         if self._decoder is not None:
-            for event in self._decoder.feed(chunk):
-                self._read_event(event.data)
+            blocks = self._decoder.split(chunk)
+            for block in blocks:
+                if block.event is not None:
+                    self._read_event(block.event.data)
             if self._decoder.overflowed and not self.complete:
                 self.complete = None
-        elif self._json is not None:
+            return blocks
+        if self._json is not None:
             self._json += chunk
             if len(self._json) > MAX_JSON_BYTES:
                 self._json = None
+        return []
 
     def finish(self) -> None:
         """Read what could only be read at the end. Calling it again changes nothing."""
@@ -90,7 +99,7 @@ class Meter:
         kind = answer.get("type")
         if self._decoder is not None and kind in _ENDS:
             self.complete = True
-        if answer.get("error") or kind in _FAILS:
+        if is_error(answer):
             self.error_seen = True
         inner = answer.get("response")
         self._read_fields(inner if isinstance(inner, dict) else answer)
@@ -104,6 +113,11 @@ class Meter:
                 _count(usage, "prompt_tokens", "input_tokens"), _count(usage, "completion_tokens", "output_tokens")
             )
             self.usage = self.usage if counted == Usage() else counted
+
+
+def is_error(answer: Mapping[str, object]) -> bool:
+    """Tell whether an answer, or an event of one, is an error."""
+    return bool(answer.get("error")) or answer.get("type") in _FAILS
 
 
 def _usage_of_choice(choices: object) -> object:

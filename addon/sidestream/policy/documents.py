@@ -167,6 +167,24 @@ class Configs(Strict):
     )
 
 
+class OutlierDetection(Strict):
+    """When a provider that fails is left alone (Istio's words; Sidestream's own for providers)."""
+
+    consecutive_5xx_errors: Annotated[int, Field(ge=1, le=1000)] = Field(
+        5,
+        alias="consecutive5xxErrors",
+        description="Failures in a row that eject it: 5xx, timeouts, broken connections and streams.",
+    )
+    consecutive_429_errors: Annotated[int, Field(ge=1, le=1000)] | None = Field(
+        None, alias="consecutive429Errors", description="Answers 429 in a row that eject it; absent: they never do."
+    )
+    interval: Annotated[Duration, Field(description="Each one that passes without an ejection forgets one.")] = 10.0
+    base_ejection_time: Annotated[
+        Duration, Field(description="The nth ejection lasts n times this, or as long as Retry-After says.")
+    ] = 30.0
+    max_ejection_time: Annotated[Duration, Field(description="No ejection lasts longer.")] = 300.0
+
+
 class LLMProviderSpec(Strict):
     """A provider of models, and how to use it."""
 
@@ -175,6 +193,9 @@ class LLMProviderSpec(Strict):
     workload_selector: WorkloadSelector | None = Field(None, description="Workloads it is for; absent: all.")
     endpoint: Endpoint = Endpoint()
     configs: Configs = Configs()
+    outlier_detection: OutlierDetection | None = Field(
+        None, description="When it is left alone because it fails; absent: never (Sidestream's own)."
+    )
 
 
 class StringMatch(Strict):
@@ -234,10 +255,12 @@ class Retry(Strict):
 class Timeouts(Strict):
     """How long the parts of an exchange may take (Sidestream's own)."""
 
-    connect: Duration = 5.0
-    first_byte: Duration = 60.0
-    stream_idle: Duration = 60.0
-    request: Duration = 600.0
+    connect: Annotated[Duration, Field(description="Until an attempt has its connection, TLS included.")] = 5.0
+    first_byte: Annotated[
+        Duration, Field(description="From there to the answer's head, and to the first event of a stream.")
+    ] = 600.0
+    stream_idle: Annotated[Duration, Field(description="Between any two pieces of an answer after that.")] = 600.0
+    request: Annotated[Duration, Field(description="All attempts of an exchange together.")] = 3600.0
 
 
 class HashOn(Strict):

@@ -7,7 +7,7 @@ from types import MappingProxyType
 from sidestream.core.errors import cut
 from sidestream.core.hosts import authority, is_address, normalise_host
 from sidestream.core.secret import Secret
-from sidestream.core.snapshot import Endpoint, OpenAIConfig, Provider
+from sidestream.core.snapshot import Endpoint, OpenAIConfig, OutlierDetection, Provider
 from sidestream.policy import documents
 from sidestream.policy.documents import LLMProvider
 from sidestream.policy.keys import (
@@ -93,6 +93,21 @@ def compile_provider(located: Located[LLMProvider], references: References, prob
         config=default,
         rule_configs=MappingProxyType(rule_configs),
         selector=MappingProxyType(dict(selector.labels)) if selector else None,
+        outlier_detection=_outlier_detection(spec.outlier_detection, spot.at("outlierDetection")),
+    )
+
+
+def _outlier_detection(written: documents.OutlierDetection | None, spot: Spot) -> OutlierDetection | None:
+    if written is None:
+        return None
+    if written.max_ejection_time < written.base_ejection_time:
+        spot.at("maxEjectionTime").error("is shorter than baseEjectionTime: raise one or lower the other")
+    return OutlierDetection(
+        consecutive_errors=written.consecutive_5xx_errors,
+        consecutive_rate_limits=written.consecutive_429_errors,
+        interval_seconds=written.interval,
+        base_ejection_seconds=written.base_ejection_time,
+        max_ejection_seconds=written.max_ejection_time,
     )
 
 

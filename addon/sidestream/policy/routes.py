@@ -19,8 +19,6 @@ from sidestream.policy.problems import Problem
 from sidestream.policy.providers import meant_host
 from sidestream.policy.reading import Located
 
-NOT_ACTED_ON = "is accepted, but not acted on yet"
-
 _RE2_OPTIONS = re2.Options()
 _RE2_OPTIONS.log_errors = False
 
@@ -72,11 +70,9 @@ def _has_conditions(rule: documents.Rule) -> bool:
 def _rule(rule: documents.Rule, known: KnownHosts, spot: Spot) -> Rule:
     retry, timeouts = None, Timeouts()
     if rule.retry is not None:
-        spot.at("retry").warn(f"{NOT_ACTED_ON}: a failed attempt is not followed by another")
         backoff = rule.retry.backoff
         retry = Retry(rule.retry.attempts, tuple(rule.retry.on or ()), backoff.base, backoff.max)
     if rule.timeouts is not None:
-        spot.at("timeouts").warn(NOT_ACTED_ON)
         written = rule.timeouts
         timeouts = Timeouts(written.connect, written.first_byte, written.stream_idle, written.request)
     return Rule(
@@ -108,9 +104,6 @@ def _backends(rule: documents.Rule, known: KnownHosts, spot: Spot) -> tuple[Back
         if total == 0:
             tier = f" of priority {priority}" if len(tiers) > 1 else ""
             spot.error(f"all weights{tier} are 0, so none could ever be taken: give one a weight")
-    for index, ref in enumerate(rule.backend_refs):
-        if ref.priority > min(tiers):
-            spot.at(index, "priority").warn(f"{NOT_ACTED_ON}: only the lowest number is used")
     return tuple(backends)
 
 
