@@ -114,20 +114,21 @@ class Proxy:
     @contextlib.contextmanager
     def recording(self, host: str = "dashscope.aliyuncs.com") -> Iterator[list[dict]]:
         """Collect the records of all that happens in the block. `host`: one that the policy names."""
-        before, seen = len(self.records), []
+        before, seen = self._fence(host), []
         yield seen
-        fence = self._fence(host)
-        wait_for(lambda: any(record["client"] == fence for record in self.records[before:]))
-        seen += [record for record in self.records[before:] if record["client"] != fence]
+        after = self._fence(host)
+        seen += self.records[before:after][:-1]
 
-    def _fence(self, host: str) -> str:
-        """Make a request that is refused; return the address that it came from, as its record has it."""
+    def _fence(self, host: str) -> int:
+        """Make a request that is refused; return how many records there are up to its own."""
         with socket.create_connection(("127.0.0.1", self.port), timeout=10) as client:
             head = f"POST http://{host}/ HTTP/1.1\r\nHost: {host}\r\n"
             client.sendall(f"{head}Content-Length: 0\r\nConnection: close\r\n\r\n".encode())
             while client.recv(65536):
                 pass
-            return ":".join(map(str, client.getsockname()))
+            own = ":".join(map(str, client.getsockname()))
+        wait_for(lambda: any(record["client"] == own for record in self.records))
+        return max(number for number, record in enumerate(self.records, 1) if record["client"] == own)
 
     def wait_for_record(self, predicate: Callable[[dict], bool] = lambda _: True, timeout: float = 10.0) -> dict:
         return wait_for(lambda: next((record for record in self.records if predicate(record)), None), timeout)

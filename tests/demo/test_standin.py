@@ -467,6 +467,7 @@ def test_a_taken_port_is_told_to_the_caller(plain):
 
 
 def test_it_stops_with_clients_connected(certificate, connect):
+    before = set(threading.enumerate())
     with running(certificate) as standin:
         connection = connect(standin)
         connection.sendall(chat("stall=0", body=CHAT_STREAM))
@@ -474,7 +475,7 @@ def test_it_stops_with_clients_connected(certificate, connect):
 
     read_all(connection)
 
-    assert not any(thread.name.startswith("stand-in") for thread in threading.enumerate())
+    assert set(threading.enumerate()) <= before
 
 
 def test_ipv6(certificate, curl):

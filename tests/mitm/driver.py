@@ -5,6 +5,7 @@ Drives mitmproxy's layers without sockets: events in, commands out, hooks answer
 is collected, and opening a connection works or fails as told.
 """
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -67,3 +68,56 @@ class Drive:
                 self.hooks.get(command.name, lambda *_: None)(*command.args())
                 if command.blocking:
                     self.feed(events.HookCompleted(command))
+
+
+@dataclass
+class FakeUpstream:
+    """An upstream half that answers when the test says so. `outgoing`: what it was given to send."""
+
+    callers: list = field(default_factory=list)
+    is_closed: bool = False
+    outgoing: list = field(default_factory=list)
+    cancelled: int = 0
+
+    def close(self):
+        self.is_closed = True
+
+    def counts(self):
+        return {}
+
+    def call(self, caller):
+        self.callers.append(caller)
+        planned = caller.plan(caller.first)
+        caller.exchange.began_attempt(caller.first.backend, planned, now=time.monotonic())
+        self.outgoing.append((planned.attempt, caller.outgoing(planned)))
+        return self
+
+    def cancel(self):
+        self.cancelled += 1
+
+    def deliver(self, *parts, to=-1):
+        """Pass parts of an answer on to the client, by the last call unless told."""
+        finish(self.callers[to].deliver(parts))
+
+
+class FakeHandler:
+    """What `FlowCaller` needs of the one that mitmproxy has for a client: it feeds `drive` and buffers nothing."""
+
+    def __init__(self, drive):
+        self.drive, self.client, self.transports = drive, drive.client, {}
+        self.drained = 0
+
+    async def server_event(self, event):
+        self.drive.feed(event)
+
+    async def drain_writers(self):
+        self.drained += 1
+
+
+def finish(coroutine):
+    """Run `coroutine`, which has nothing to wait for, and return what it returns."""
+    try:
+        coroutine.send(None)
+    except StopIteration as e:
+        return e.value
+    raise AssertionError("it waits")

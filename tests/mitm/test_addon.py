@@ -16,6 +16,7 @@ from sidestream.mitm.addon import FORCED_OPTIONS, UNSAFE_OPTIONS, Sidestream
 from sidestream.mitm.engine.chain import put_first
 from sidestream.mitm.engine.http import GovernedHttpStream
 from sidestream.mitm.runtime import Runtime
+from sidestream.upstream.calling import PooledUpstream
 
 CLIENT_KEY = "sk-marker-clients"
 POLICY = {"sidestream_policies": "some-folder"}
@@ -42,7 +43,7 @@ def make_addon(*providers, connected=None):
             raise FileNotFoundError("no-such-folder/log")
         if connected is not None:
             connected.append(settings)
-        return Runtime(source, (records.append,))
+        return Runtime(source, (records.append,), PooledUpstream())
 
     return Sidestream(connect), records
 
@@ -243,7 +244,7 @@ async def test_a_record_that_cannot_be_written_harms_nothing():
         addon, records = make_addon(provider_at(at))
         async with running(addon) as port:
             runtime = addon.current.runtime
-            addon.current.runtime = Runtime(runtime.source, (raise_a_bug, *runtime.sinks))
+            addon.current.runtime = Runtime(runtime.source, (raise_a_bug, *runtime.sinks), runtime.upstream)
             status, _ = await ask(port, "http://localhost/")
 
     assert status == 200

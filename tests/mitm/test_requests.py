@@ -2,6 +2,8 @@
 
 import json
 import logging
+import time
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -9,12 +11,14 @@ from hypothesis import strategies as st
 from mitmproxy.flow import Error
 from mitmproxy.test import tflow, tutils
 
+from sidestream.core.attempts import Failure
 from sidestream.core.secret import Secret
-from sidestream.core.snapshot import Endpoint, OpenAIConfig, Provider, Snapshot
+from sidestream.core.snapshot import Backend, Endpoint, OpenAIConfig, OutlierDetection, Provider, Route, Rule, Snapshot
 from sidestream.mitm import exchanges, requests
 from sidestream.mitm.current import Current
 from sidestream.mitm.requests import RequestHooks
 from sidestream.mitm.runtime import Runtime, Settings
+from tests.mitm.driver import FakeUpstream
 
 HOST = "dashscope.aliyuncs.com"
 KEY = "sk-marker-hooks"
@@ -35,10 +39,10 @@ class FixedSource:
         raise AssertionError("not in these tests")
 
 
-def make_hooks(*, fail_open=False, sinks=()):
+def make_hooks(*, sinks=(), **settings):
     current, records = Current(), []
-    current.settings = Settings(policies="test", fail_open=fail_open)
-    current.runtime = Runtime(FixedSource(PROVIDER), (*sinks, records.append))
+    current.settings = Settings(policies="test", **settings)
+    current.runtime = Runtime(FixedSource(PROVIDER), (*sinks, records.append), FakeUpstream())
     return RequestHooks(current), records
 
 
@@ -186,10 +190,10 @@ def test_failing_open_takes_back_what_was_half_applied(monkeypatch):
     assert flow.request.get_state() == before
 
 
-def test_a_bug_in_metering_lets_the_answer_go_on(monkeypatch, caplog):
+def test_a_bug_in_counting_lets_the_answer_go_on(monkeypatch, caplog):
     hooks, _ = make_hooks()
     flow = make_flow()
-    monkeypatch.setattr("sidestream.core.usage.Meter.feed", raise_a_bug)
+    monkeypatch.setattr("sidestream.core.exchange.Exchange.passed", raise_a_bug)
 
     hooks.requestheaders(flow)
     hooks.request(flow)
@@ -205,8 +209,10 @@ def test_a_bug_in_metering_lets_the_answer_go_on(monkeypatch, caplog):
     ("content_type", "length", "is_streamed"),
     [
         ("application/json", "100", False),
-        ("Application/JSON; charset=utf-8", "", False),
-        ("application/json", "999999999", True),
+        ("Application/JSON; charset=utf-8", "100", False),
+        ("application/json", "8388608", False),
+        ("application/json", "8388609", True),
+        ("application/json", "", True),  # the upstream half knows the length of all that it could hold
         ("application/jsonl", "", True),
         ("application/json-seq", "", True),
         ("text/event-stream; charset=utf-8", "", True),
@@ -251,6 +257,159 @@ def test_a_sink_that_fails_harms_neither_the_others_nor_the_request(caplog):
 
     assert len(records) == 1
     assert "a sink failed" in caplog.text
+
+
+def test_no_more_exchanges_are_taken_than_there_may_be():
+    hooks, records = make_hooks(max_exchanges=1)
+    under_way, flow = make_flow(), make_flow()
+
+    for each in (under_way, flow):
+        hooks.requestheaders(each)
+        hooks.request(each)
+    hooks.response(flow)
+
+    assert under_way.response is None
+    assert (flow.response.status_code, flow.response.headers["retry-after"]) == (503, "1")
+    assert [record.error for record in records] == ["too_many_exchanges"]
+
+
+@pytest.mark.parametrize(("flow_host", "limit"), [(HOST, 1000), (HOST.upper(), 1000), ("other.example", None)])
+def test_only_the_body_of_a_governed_request_has_a_bound(flow_host, limit):
+    hooks, _ = make_hooks(max_body_bytes=1000)
+
+    assert hooks.max_body_bytes(make_flow(flow_host)) == limit
+
+
+@pytest.mark.parametrize(("fail_open", "limit"), [(False, 1000), (True, None)])
+def test_a_bug_of_ours_bounds_no_body_that_is_to_go_on(monkeypatch, fail_open, limit):
+    hooks, _ = make_hooks(max_body_bytes=1000, fail_open=fail_open)
+    monkeypatch.setattr(requests, "named_hosts", raise_a_bug)
+
+    assert hooks.max_body_bytes(make_flow()) == limit
+
+
+def test_the_bound_stays_when_the_policy_is_gone_meanwhile():
+    hooks, _ = make_hooks(max_body_bytes=1000)
+    flow = make_flow()
+
+    hooks.requestheaders(flow)
+    hooks._current.runtime = Runtime(FixedSource(), (), FakeUpstream())
+
+    assert hooks.max_body_bytes(flow) == 1000
+
+
+# --- what is sent ----------------------------------------------------------------------------------
+
+BACKUP = replace(PROVIDER, name="default/backup", host="backup.example", config=OpenAIConfig(model="m-2"))
+TIERS = Route(
+    "default/chat",
+    HOST,
+    (Rule("r", (), (Backend(PROVIDER, PROVIDER.config), Backend(BACKUP, BACKUP.config, priority=1))),),
+)
+
+
+def make_tiers():
+    """Return hooks for a route with two tiers, and a flow that is sent to the first."""
+    hooks, records = make_hooks()
+    hooks._current.runtime = Runtime(FixedSource(TIERS), (records.append,), FakeUpstream())
+    flow = make_flow()
+    hooks.requestheaders(flow)
+    hooks.request(flow)
+    return hooks, flow
+
+
+def test_the_first_attempt_is_what_the_flow_shows():
+    hooks, flow = make_tiers()
+
+    sending = hooks.calling(flow)
+
+    assert sending.first.backend.provider is PROVIDER
+    assert sending.plan(sending.first) is sending.planned
+    assert flow.request.url == f"https://{HOST}/v1/chat/completions"
+
+
+def test_another_attempt_is_planned_from_what_the_client_sent_and_shown_in_the_flow():
+    hooks, flow = make_tiers()
+    sending = hooks.calling(flow)
+
+    planned = sending.plan(sending.attempts.failed(Failure("reset", "a test"), now=time.monotonic(), draw=0.0))
+
+    assert json.loads(planned.attempt.body) == {"messages": [], "model": "m-2"}
+    assert json.loads(flow.request.raw_content)["model"] == "m-2"
+    assert planned.attempt.key is None
+    assert "authorization" not in flow.request.headers
+
+
+def test_what_only_one_backend_could_be_sent_is_refused_at_once():
+    fixed = replace(PROVIDER, config=OpenAIConfig(parameters={"temperature": 0.2}))
+    backends = (Backend(fixed, fixed.config), Backend(BACKUP, BACKUP.config, priority=1))
+    hooks, records = make_hooks()
+    route = Route("default/chat", HOST, (Rule("r", (), backends),))
+    hooks._current.runtime = Runtime(FixedSource(route), (records.append,), FakeUpstream())
+    flow = make_flow(body=b'{"messages": [], "temperature": 1e999}')
+
+    hooks.requestheaders(flow)
+    hooks.request(flow)
+
+    assert (flow.response.status_code, flow.response.json()["error"]["code"]) == (400, "invalid_chat_body")
+
+
+def test_no_key_shows_in_what_is_kept_of_an_exchange():
+    hooks, flow = make_tiers()
+
+    shown = f"{hooks.calling(flow)!r} {hooks._exchanges.of(flow)!r} {vars(hooks)!r}"
+
+    assert KEY not in shown
+
+
+def test_a_provider_that_is_left_alone_is_not_asked_first():
+    careful = replace(PROVIDER, outlier_detection=OutlierDetection(consecutive_errors=1))
+    backends = (Backend(careful, careful.config), Backend(BACKUP, BACKUP.config, priority=1))
+    hooks, records = make_hooks()
+    route = Route("default/chat", HOST, (Rule("r", (), backends),))
+    hooks._current.runtime = Runtime(FixedSource(route), (records.append,), FakeUpstream())
+    hooks.health.outliers.failed(careful, "reset", time.monotonic())
+    flow = make_flow()
+
+    hooks.requestheaders(flow)
+    hooks.request(flow)
+
+    assert json.loads(flow.request.raw_content)["model"] == "m-2"
+    assert hooks.calling(flow).first.backend.provider is BACKUP
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "is_followed"),
+    [
+        ("POST", "/v1/chat/completions", True),
+        ("POST", "/v1/embeddings", True),
+        ("POST", "/v1/files", False),
+        ("DELETE", "/v1/files/1", False),
+        ("GET", "/v1/files", True),
+        ("HEAD", "/v1/files", True),
+    ],
+)
+def test_what_may_have_an_effect_that_nobody_knows_is_not_sent_twice(method, path, is_followed):
+    hooks, records = make_hooks()
+    hooks._current.runtime = Runtime(FixedSource(TIERS), (records.append,), FakeUpstream())
+    flow = make_flow()
+    flow.request.method, flow.request.path = method, path
+
+    hooks.requestheaders(flow)
+    hooks.request(flow)
+    following = hooks.calling(flow).attempts.failed(Failure("reset", "a test"), now=time.monotonic(), draw=0.0)
+
+    assert (following is not None) is is_followed
+
+
+def test_a_client_that_is_gone_ends_its_call():
+    hooks, flow = make_tiers()
+    call = FakeUpstream()
+    hooks.calling(flow).call = call
+
+    hooks.client_disconnected(flow.client_conn)
+
+    assert call.cancelled == 1
 
 
 def test_a_replayed_flow_is_not_sent_without_its_key():
@@ -333,7 +492,7 @@ def test_a_policy_that_changes_meanwhile_does_not_change_a_request(monkeypatch):
     flow = make_flow()
 
     hooks.requestheaders(flow)
-    hooks._current.runtime = Runtime(FixedSource(), hooks._current.runtime.sinks)
+    hooks._current.runtime = Runtime(FixedSource(), hooks._current.runtime.sinks, FakeUpstream())
     hooks.request(flow)
     answer_with(flow)
     hooks.response(flow)

@@ -82,7 +82,8 @@ def _condition_line(condition: ConditionVerdict) -> str:
 
 
 def _request_lines(request: SentRequest) -> list[str]:
-    lines = ["", f"  {request.share:.0%} to {request.provider} ({request.provider_host}), {request.operation}"]
+    when = f"{request.share:.0%}" if request.share else "when those before failed:"
+    lines = ["", f"  {when} to {request.provider} ({request.provider_host}), {request.operation}"]
     if request.rejected:
         return [*lines, f"    answered with {request.rejected}"]
     lines.append(f"    connect to {request.connect_to}{' with verified TLS' if request.tls else ' without TLS'}")

@@ -5,6 +5,8 @@ import logging
 import socket
 import sys
 
+from sidestream.cli import workers
+
 TRANSPARENT_PORT = 15001
 """Where redirected connections arrive: the default of init-container/redirect.sh."""
 PROXY_PORT = 8080
@@ -20,6 +22,7 @@ examples:
   sidestream run --policies policies
   sidestream run --policies policies --mode transparent --log /var/log/sidestream.jsonl
   sidestream run --policies policies --mode reverse:http://demo-llm-server@127.0.0.1:9000 --web
+  sidestream run --policies policies --mode transparent --workers 2     # at ports 15001 and 15002
 """
 
 
@@ -56,18 +59,58 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="an option of mitmproxy; may be repeated"
     )
+    parser.add_argument(
+        "--workers",
+        type=_at_least_one,
+        default=1,
+        metavar="N",
+        help="run N processes, at the N ports from each mode's on",
+    )
+    parser.add_argument("--report-to", type=int, metavar="FD", help=argparse.SUPPRESS)  # given to workers
     parser.set_defaults(run=_run, parser=parser)
 
 
 def _run(options: argparse.Namespace) -> int:
+    try:
+        modes = listening_modes(options.mode or ["regular"], options.listen)
+        if options.workers > 1:
+            workers.check(modes, options.workers)
+    except ValueError as e:
+        options.parser.error(str(e))
+    if options.workers > 1 and options.web:
+        options.parser.error("--web shows the traffic of one process: it can't be had with --workers")
+    log_to_stderr()
+    if options.workers == 1:
+        return _run_here(options, modes)
+
+    def command(index: int, report_to: int) -> list[str]:
+        return workers.own_command(worker_arguments(options, workers.shifted(modes, index), report_to))
+
+    return workers.run(command, options.workers)
+
+
+def worker_arguments(options: argparse.Namespace, modes: list[str], report_to: int) -> list[str]:
+    """Return the arguments of the command for a worker with `modes`: those that were given, one by one."""
+    valued = {
+        "--policies": [options.policies],
+        "--mode": modes,
+        "--upstream-ca": [options.upstream_ca],
+        "--confdir": [options.confdir],
+        "--log": [options.log],
+        "--labels": [options.labels],
+        "--set": options.set,
+        "--report-to": [str(report_to)],
+    }
+    switches = {"--intercept-tls": options.intercept_tls, "--fail-open": options.fail_open}
+    given = [f"{flag}={value}" for flag, values in valued.items() for value in values if value]
+    return ["run", *given, *(flag for flag, is_on in switches.items() if is_on)]
+
+
+def _run_here(options: argparse.Namespace, modes: list[str]) -> int:
     # Here, because mitmproxy takes a second to import, which the other commands need not wait for.
     from sidestream.cli.wiring import make_addon  # noqa: PLC0415
     from sidestream.mitm.process import Process, ProcessError, UsageError, run  # noqa: PLC0415
 
-    try:
-        modes = listening_modes(options.mode or ["regular"], options.listen)
-    except ValueError as e:
-        options.parser.error(str(e))
     flags = {
         "sidestream_policies": options.policies,
         "sidestream_log": options.log,
@@ -81,9 +124,9 @@ def _run(options: argparse.Namespace) -> int:
     settings: dict[str, object] = {"listen_host": "127.0.0.1"} | {name: value for name, value in flags.items() if value}
     if options.web:
         settings["web_open_browser"] = False
-    log_to_stderr()
+    parent = socket.socket(fileno=options.report_to) if options.report_to is not None else None
     try:
-        run(Process(modes, settings, options.set, options.web), make_addon())
+        run(Process(modes, settings, options.set, web=options.web, parent=parent), make_addon())
     except UsageError as e:
         options.parser.error(str(e))
     except ProcessError as e:
@@ -144,6 +187,12 @@ def _address(text: str) -> tuple[str, int]:
     if not (colon and host and port.isdecimal() and 0 < int(port) < 65536):
         raise argparse.ArgumentTypeError(f"{text!r} is no HOST:PORT")
     return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def _at_least_one(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of processes")
+    return int(text)
 
 
 def _has_address(host: str) -> bool:

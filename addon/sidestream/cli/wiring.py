@@ -9,6 +9,7 @@ from sidestream.sources.folder import Folder
 from sidestream.sources.watching import PolicyWatch
 from sidestream.telemetry.background import InBackground
 from sidestream.telemetry.jsonlines import JsonLines
+from sidestream.upstream.calling import PooledUpstream
 
 
 def make_addon() -> Sidestream:
@@ -25,4 +26,11 @@ def connect(settings: Settings) -> Runtime:
         OSError: the log can't be opened.
     """
     source = PolicyWatch(Folder(Path(settings.policies), os.environ), settings.labels)
-    return Runtime(source, (InBackground(JsonLines.to(settings.log)),))
+    upstream = PooledUpstream(settings.upstream_ca_pem)
+    log = InBackground(JsonLines.to(settings.log))
+
+    def close() -> None:
+        upstream.close()
+        log.close()
+
+    return Runtime(source, (log,), upstream, close)

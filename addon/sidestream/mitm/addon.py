@@ -13,9 +13,12 @@ from mitmproxy.addonmanager import Loader
 from sidestream.mitm import options
 from sidestream.mitm.connections import ConnectionHooks
 from sidestream.mitm.current import Current
+from sidestream.mitm.engine.checks import quicken_checks
 from sidestream.mitm.engine.clients import ForgiveProbes
+from sidestream.mitm.engine.dispatch import TableAddonManager
 from sidestream.mitm.requests import RequestHooks
 from sidestream.mitm.runtime import Connect
+from sidestream.mitm.web import Retention
 
 logger = logging.getLogger(__name__)
 
@@ -41,8 +44,9 @@ class Sidestream:
 
     def __init__(self, connect: Connect) -> None:
         self.current = Current()
-        requests = RequestHooks(self.current)
-        self.addons = [ConnectionHooks(self.current, requests), requests]
+        self._requests = RequestHooks(self.current)
+        self._connections = ConnectionHooks(self.current, self._requests)
+        self.addons = [self._connections, self._requests, Retention(self.current)]
         self._connect = connect
         self._watching: asyncio.Task[None] | None = None
 
@@ -51,6 +55,8 @@ class Sidestream:
         # Its lines for every connection quote what clients sent, keys and all.
         logging.getLogger("mitmproxy.proxy.server").setLevel(logging.WARNING)
         ForgiveProbes.install()
+        TableAddonManager.specialise(loader.master.addons)
+        quicken_checks()
         options.declare(loader)
 
     def configure(self, updated: set[str]) -> None:
@@ -67,7 +73,9 @@ class Sidestream:
             runtime = self._connect(settings)
         except (ValueError, OSError) as e:
             raise exceptions.OptionsError(str(e)) from e
-        self.current.settings, self.current.runtime = settings, runtime
+        previous, self.current.settings, self.current.runtime = self.current.runtime, settings, runtime
+        if previous is not None:
+            previous.close()
         if self._watching is not None:
             self._watch()
 
@@ -84,8 +92,16 @@ class Sidestream:
         if self._watching is not None:
             self._watching.cancel()
             self._watching = None
+        if self.current.runtime is not None:
+            self.current.runtime.upstream.close()
+
+    def counts(self) -> dict[str, int]:
+        """Return what happened since the start: name → how often. The names are a closed set."""
+        upstream = self.current.runtime.upstream.counts() if self.current.runtime is not None else {}
+        return self._connections.counts | self._requests.counts() | upstream
 
     def _watch(self) -> None:
-        self.done()
+        if self._watching is not None:
+            self._watching.cancel()
         if self.current.runtime is not None:
             self._watching = asyncio.get_running_loop().create_task(self.current.runtime.source.run())

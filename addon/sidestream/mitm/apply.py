@@ -41,7 +41,10 @@ def apply(attempt: Attempt, flow: http.HTTPFlow) -> None:
 
 def answer(error: ClientError, flow: http.HTTPFlow) -> None:
     """Answer `flow` with `error`; nothing is sent on."""
-    flow.response = http.Response.make(error.status, error.body(), {"content-type": "application/json"})
+    headers = {"content-type": "application/json"}
+    if error.retry_after_seconds is not None:
+        headers["retry-after"] = str(error.retry_after_seconds)
+    flow.response = http.Response.make(error.status, error.body(), headers)
 
 
 def _frame(request: http.Request, body: bytes | None) -> None:

@@ -1,15 +1,17 @@
-"""Hooks about connections: which are passed through, which are read, and how providers are verified."""
+"""Hooks about connections: which are refused, passed through, or read, and how providers are verified."""
 
 import logging
+import time
 
 from mitmproxy import connection, ctx, exceptions, tls
 from mitmproxy.addons.next_layer import NextLayer
 from mitmproxy.addons.proxyserver import Proxyserver
-from mitmproxy.proxy import layer, mode_specs, server_hooks
+from mitmproxy.proxy import layer, layers, mode_specs, server_hooks
 
 from sidestream.mitm.current import Current
-from sidestream.mitm.engine.clients import prepare, was_redirected
+from sidestream.mitm.engine.clients import prepare, prepare_server, was_redirected
 from sidestream.mitm.engine.http import GovernedHttpLayer, Governor, endpoints
+from sidestream.mitm.engine.listening import deepen_backlogs
 from sidestream.mitm.engine.tls import distrusting_connection, provider_connection
 from sidestream.mitm.engine.transparent import CloseLayer
 from sidestream.mitm.firstbytes import choose_layer
@@ -17,28 +19,61 @@ from sidestream.mitm.firstbytes import choose_layer
 logger = logging.getLogger(__name__)
 
 
+SECONDS_BETWEEN_WARNINGS = 1.0
+"""How often it is said that there are too many connections, at most."""
+
+
 class ConnectionHooks:
-    """The hooks of connections. `governor` is what HTTP layers are given to ask."""
+    """The hooks of connections. `governor` is what HTTP layers are given to ask. `counts`: of clients' connections."""
 
     def __init__(self, current: Current, governor: Governor) -> None:
         self._current = current
         self._governor = governor
+        self._said_at = -SECONDS_BETWEEN_WARNINGS
+        self.counts = {"connections_accepted": 0, "connections_refused": 0, "connections_passed_through": 0}
+
+    def running(self) -> None:
+        """Let bursts of connections wait to be taken, now and at servers that are added later."""
+        servers = _addon("proxyserver", Proxyserver).servers
+        servers.changed.connect(self._deepen_backlogs)
+        self._deepen_backlogs()
+
+    def _deepen_backlogs(self) -> None:
+        deepen_backlogs(_addon("proxyserver", Proxyserver))
 
     def client_connected(self, client: connection.Client) -> None:
-        """Refuse a connection that would be sent to the proxy itself; prepare all others."""
+        """Refuse a connection that is one too many, or would be sent to the proxy itself; prepare all others."""
         proxyserver = _addon("proxyserver", Proxyserver)
         is_transparent = isinstance(client.proxy_mode, mode_specs.TransparentMode)
-        if is_transparent and not was_redirected(proxyserver, client):
+        limit = self._current.settings.max_connections
+        if limit and len(proxyserver.connections) > limit:
+            self._refuse_one_too_many(client, limit)
+        elif is_transparent and not was_redirected(proxyserver, client):
             client.error = "this connection was not redirected: it is meant for the proxy itself"
             logger.warning("refused a connection that was made to the proxy itself", extra={"client": client.peername})
         else:
             prepare(proxyserver, client)
+        self.counts["connections_refused" if client.error else "connections_accepted"] += 1
+
+    def _refuse_one_too_many(self, client: connection.Client, limit: int) -> None:
+        client.error = f"there are {limit} connections already"
+        now = time.monotonic()
+        if now - self._said_at >= SECONDS_BETWEEN_WARNINGS:
+            self._said_at = now
+            refused = self.counts["connections_refused"] + 1
+            logger.warning("refused a connection: there are too many", extra={"limit": limit, "refused": refused})
+
+    def server_connected(self, connected: server_hooks.ServerConnectionHookData) -> None:
+        """Read what comes in large pieces."""
+        prepare_server(_addon("proxyserver", Proxyserver), connected.client, connected.server)
 
     def next_layer(self, undecided: layer.NextLayer) -> None:
         """Pass the connection through, or let mitmproxy read it."""
         try:
             intercept_tls = self._current.settings.intercept_tls
             choose_layer(undecided, self._current.snapshot, intercept_tls=intercept_tls, stock=self._stock_layer)
+            if isinstance(undecided.layer, layers.TCPLayer):
+                self.counts["connections_passed_through"] += 1
         except exceptions.AddonHalt:
             raise
         except Exception:

@@ -6,16 +6,54 @@ Nothing stays after the record.
 """
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from mitmproxy import connection, http
 
+from sidestream.core.attempts import Attempts, Try
+from sidestream.core.calls import Call
+from sidestream.core.errors import Fault
 from sidestream.core.exchange import Exchange
+from sidestream.core.planning import Plan, plan
+from sidestream.core.routing import Forward, RequestView
 from sidestream.core.snapshot import Snapshot
-from sidestream.mitm.engine.http import Fault
+from sidestream.mitm.apply import apply
 
 MAX_KEPT_BYTES = 256 * 1024
 """How much of a streamed answer is kept to be looked at in mitmweb or a saved flow, in bytes."""
+
+
+@dataclass(slots=True)
+class Sending:
+    """
+    What is sent for an exchange (the engine's `Calling`).
+
+    `planned`: for `first`. `view`: of the request as it came, from which any other attempt is planned.
+    """
+
+    exchange: Exchange
+    flow: http.HTTPFlow = field(repr=False)
+    view: RequestView = field(repr=False)
+    forward: Forward
+    attempts: Attempts
+    first: Try
+    planned: Plan
+    call: Call | None = None
+
+    def plan(self, attempt: Try) -> Plan:
+        """Return what is sent for `attempt`, and show it in the flow."""
+        if attempt is self.first:
+            return self.planned
+        planned = plan(replace(self.forward, backend=attempt.backend), self.view)
+        assert isinstance(planned, Plan), "what could be sent to one backend can be sent to another"
+        apply(planned.attempt, self.flow)
+        return planned
+
+    def cancel(self) -> None:
+        """End the call, if one is under way."""
+        call, self.call = self.call, None
+        if call is not None:
+            call.cancel()
 
 
 @dataclass(slots=True)
@@ -32,6 +70,7 @@ class Open:
     headers: dict[str, str] = field(repr=False)
     client: str
     fault: Fault | None = None
+    sending: Sending | None = field(default=None, repr=False)
     original: http.Request | None = field(default=None, repr=False)
     kept: bytearray = field(default_factory=bytearray, repr=False)
 

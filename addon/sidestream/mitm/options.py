@@ -1,5 +1,6 @@
 """The addon's options, as mitmproxy declares and shows them."""
 
+import logging
 import os
 from pathlib import Path
 
@@ -7,8 +8,11 @@ from cryptography import x509
 from mitmproxy import exceptions
 from mitmproxy.addonmanager import Loader
 from mitmproxy.options import Options
+from mitmproxy.utils import human
 
 from sidestream.mitm.runtime import Settings
+
+logger = logging.getLogger(__name__)
 
 POLICIES = "sidestream_policies"
 LOG = "sidestream_log"
@@ -16,8 +20,27 @@ LABELS = "sidestream_labels"
 INTERCEPT_TLS = "sidestream_intercept_tls"
 FAIL_OPEN = "sidestream_fail_open"
 UPSTREAM_CA = "sidestream_upstream_ca"
+MAX_BODY = "sidestream_max_body"
+MAX_HEAD = "sidestream_max_head"
+MAX_EXCHANGES = "sidestream_max_exchanges"
+MAX_CONNECTIONS = "sidestream_max_connections"
+WEB_MAX_FLOWS = "sidestream_web_max_flows"
 
-ALL = frozenset({POLICIES, LOG, LABELS, INTERCEPT_TLS, FAIL_OPEN, UPSTREAM_CA})
+ALL = frozenset(
+    {
+        POLICIES,
+        LOG,
+        LABELS,
+        INTERCEPT_TLS,
+        FAIL_OPEN,
+        UPSTREAM_CA,
+        MAX_BODY,
+        MAX_HEAD,
+        MAX_EXCHANGES,
+        MAX_CONNECTIONS,
+        WEB_MAX_FLOWS,
+    },
+)
 
 
 def declare(loader: Loader) -> None:
@@ -50,6 +73,36 @@ def declare(loader: Loader) -> None:
         environment("SIDESTREAM_UPSTREAM_CA", ""),
         "PEM file of CAs to trust for providers, in addition to the system's.",
     )
+    loader.add_option(
+        MAX_BODY,
+        str,
+        environment("SIDESTREAM_MAX_BODY", "64m"),
+        "How large the body of a governed request may be (413 beyond); understands k/m/g suffixes.",
+    )
+    loader.add_option(
+        MAX_HEAD,
+        str,
+        environment("SIDESTREAM_MAX_HEAD", "64k"),
+        "How large the head of a request may be (431 beyond); understands k/m/g suffixes.",
+    )
+    loader.add_option(
+        MAX_EXCHANGES,
+        int,
+        _number(MAX_EXCHANGES, 1000),
+        "How many governed exchanges may be under way at a time (503 beyond).",
+    )
+    loader.add_option(
+        MAX_CONNECTIONS,
+        int,
+        _number(MAX_CONNECTIONS, 10_000),
+        "How many connections of clients there may be at a time; more are closed at once. 0: no limit.",
+    )
+    loader.add_option(
+        WEB_MAX_FLOWS,
+        int,
+        _number(WEB_MAX_FLOWS, 1000),
+        "How many flows mitmweb and mitmproxy keep; the oldest that are finished go. 0: no limit.",
+    )
 
 
 def read(options: Options) -> Settings:
@@ -66,11 +119,30 @@ def read(options: Options) -> Settings:
         intercept_tls=options.sidestream_intercept_tls,
         fail_open=options.sidestream_fail_open,
         upstream_ca_pem=_pem(options.sidestream_upstream_ca),
+        max_body_bytes=_bytes(MAX_BODY, options.sidestream_max_body),
+        max_head_bytes=_bytes(MAX_HEAD, options.sidestream_max_head),
+        max_exchanges=_at_least_one(options.sidestream_max_exchanges),
+        max_connections=_not_negative(MAX_CONNECTIONS, options.sidestream_max_connections),
+        web_max_flows=_not_negative(WEB_MAX_FLOWS, options.sidestream_web_max_flows),
     )
 
 
 def _is_true(text: str) -> bool:
     return text.lower() in ("1", "true", "yes", "on")
+
+
+def _number(name: str, default: int) -> int:
+    text = os.environ.get(name.upper(), "")
+    if not text or text.isdecimal():
+        return int(text or default)
+    logger.error("%s: %r is no number", name.upper(), text)  # while it starts, an error ends the process
+    return default
+
+
+def _not_negative(name: str, number: int) -> int:
+    if number < 0:
+        raise exceptions.OptionsError(f"{name}: {number} is negative; write 0 for no limit")
+    return number
 
 
 def _labels(text: str) -> dict[str, str]:
@@ -81,6 +153,22 @@ def _labels(text: str) -> dict[str, str]:
             raise exceptions.OptionsError(f"{LABELS}: {part!r} is no label: write name=value,name=value")
         labels[name] = value
     return labels
+
+
+def _bytes(name: str, text: str) -> int:
+    try:
+        size = human.parse_size(text)
+    except ValueError:
+        size = None
+    if not size:
+        raise exceptions.OptionsError(f"{name}: {text!r} is no size: write a number of bytes, like 64m")
+    return size
+
+
+def _at_least_one(number: int) -> int:
+    if number < 1:
+        raise exceptions.OptionsError(f"{MAX_EXCHANGES}: {number} would let no call through: give at least 1")
+    return number
 
 
 def _pem(path: str) -> str:

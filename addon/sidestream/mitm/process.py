@@ -5,8 +5,11 @@ Under stock mitmproxy none of this is used; there the addon is loaded as a scrip
 """
 
 import asyncio
+import contextlib
 import logging
+import resource
 import signal
+import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -15,10 +18,13 @@ from mitmproxy.master import Master
 from mitmproxy.options import Options
 from mitmproxy.proxy.mode_specs import ProxyMode
 from mitmproxy.tools.dump import DumpMaster
-from mitmproxy.tools.web.master import WebMaster
 
+from sidestream.mitm import memory
 from sidestream.mitm.addon import Sidestream
 from sidestream.mitm.engine.chain import put_first
+from sidestream.mitm.reporting import Reporting
+
+logger = logging.getLogger(__name__)
 
 QUIET_LOGGERS = ("mitmproxy.proxy.server", "tornado", "asyncio", "hpack", "quic")
 """Loggers that say something for every connection. They are heard from WARNING on."""
@@ -38,13 +44,15 @@ class Process:
     How to run.
 
     `modes`: mitmproxy's mode specs. `options`: mitmproxy option → value, the addon's own among
-    them. `specs`: more of them, as ``name=value``. `web`: with mitmweb's pages.
+    them. `specs`: more of them, as ``name=value``. `web`: with mitmweb's pages. `parent`: whom to
+    report to (see `mitm.reporting`), for one of several workers.
     """
 
     modes: Sequence[str]
     options: Mapping[str, object]
     specs: Sequence[str] = ()
     web: bool = False
+    parent: socket.socket | None = None
 
 
 def run(process: Process, addon: Sidestream) -> None:
@@ -58,6 +66,8 @@ def run(process: Process, addon: Sidestream) -> None:
     """
     for name in QUIET_LOGGERS:
         logging.getLogger(name).setLevel(logging.WARNING)
+    _raise_file_limit()
+    memory.give_back_what_is_large()
     asyncio.run(_run(process, addon))
 
 
@@ -65,10 +75,15 @@ async def _run(process: Process, addon: Sidestream) -> None:
     options = Options()
     master: Master
     if process.web:
+        from mitmproxy.tools.web.master import WebMaster  # noqa: PLC0415 it takes 6 MB, for those who want no pages, too
+
         master = WebMaster(options, with_termlog=False)
     else:
         master = DumpMaster(options, with_termlog=False, with_dumper=False)
     put_first(master.addons, addon)
+    master.addons.add(_Settled())
+    if process.parent is not None:
+        master.addons.add(Reporting(addon.counts, process.parent))
     try:
         for mode in process.modes:
             ProxyMode.parse(mode)
@@ -85,4 +100,31 @@ async def _run(process: Process, addon: Sidestream) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, master.shutdown)
+    if process.parent is not None:
+        await master.run()  # it is the parent that tells the totals
+        return
+
+    def say_totals() -> None:
+        logger.info("totals", extra=addon.counts())
+
+    loop.add_signal_handler(signal.SIGUSR1, say_totals)
     await master.run()
+    say_totals()
+
+
+class _Settled:
+    """An addon that is the last to hear that all is running."""
+
+    name = "sidestream-settled"
+
+    def running(self) -> None:
+        """Take what is there by now for granted."""
+        memory.settle()
+
+
+def _raise_file_limit() -> None:
+    """Take as many open files as may be had: a connection that passes through needs two."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with contextlib.suppress(OSError, ValueError):  # macOS has a limit besides
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

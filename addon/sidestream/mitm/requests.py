@@ -8,25 +8,35 @@ import contextlib
 import logging
 import random
 import time
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from weakref import WeakSet
 
 from mitmproxy import connection, http
 from mitmproxy.flow import Error
 
-from sidestream.core.errors import INTERNAL_ERROR, ClientError
+from sidestream.core.attempts import Attempts, Health
+from sidestream.core.calls import Upstream
+from sidestream.core.errors import INTERNAL_ERROR, ClientError, Fault, client_error
 from sidestream.core.exchange import Exchange
 from sidestream.core.operations import OTHER
 from sidestream.core.planning import Attempt, Plan, plan
-from sidestream.core.routing import Forward, PassThrough, Reject, decide
-from sidestream.core.usage import MAX_JSON_BYTES, Meter
+from sidestream.core.routing import Forward, PassThrough, Reject, RequestView, decide, hashed_draw
+from sidestream.core.usage import MAX_JSON_BYTES
 from sidestream.mitm.apply import answer, apply
 from sidestream.mitm.current import Current
-from sidestream.mitm.engine.http import BODY_TOO_LARGE, Fault, client_error
-from sidestream.mitm.exchanges import Exchanges, Open
+from sidestream.mitm.engine.http import BODY_TOO_LARGE
+from sidestream.mitm.exchanges import Exchanges, Open, Sending
 from sidestream.mitm.view import header_values, is_well_formed, named_hosts, read_body, redact_credentials, request_view
 
 logger = logging.getLogger(__name__)
+
+LIMITS = ("body_too_large", "head_too_large", "too_many_exchanges")
+"""Codes of requests that were refused because they, or all together, were too much."""
+
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
+"""Methods whose requests may always be sent again (RFC 9110, 9.2.1)."""
 
 AMBIGUOUS_HOST = ClientError(400, "ambiguous_host", "the request names more than one host; name one")
 MALFORMED_HEAD = ClientError(
@@ -42,11 +52,19 @@ REPLAYED = ClientError(
 )
 
 
+TOO_MANY_EXCHANGES = ClientError(
+    503, "too_many_exchanges", "too many calls are under way; come back in a moment", retry_after_seconds=1
+)
+
+
 class RequestHooks:
     """The hooks of requests and answers, and what the engine asks about them."""
 
     def __init__(self, current: Current) -> None:
         self._current = current
+        self.health = Health()
+        self._recorded = self._attempted = 0
+        self._refused: Counter[str] = Counter()
         self._exchanges = Exchanges()
         self._governed: WeakSet[http.HTTPFlow] = WeakSet()  # outlives an exchange, for the error that ends it
 
@@ -58,11 +76,14 @@ class RequestHooks:
             if not governed:
                 flow.request.stream = True
                 return
+            is_full = len(self._exchanges) >= self._current.settings.max_exchanges
             opened = self._exchanges.begin(flow, snapshot, governed[0], header_values(flow.request))
             self._governed.add(flow)
             if self._current.settings.fail_open:
                 opened.original = flow.request.copy()
-            if len(hosts) > 1:
+            if is_full:
+                opened.exchange.decision = Reject(TOO_MANY_EXCHANGES)
+            elif len(hosts) > 1:
                 opened.exchange.decision = Reject(AMBIGUOUS_HOST)
             elif not is_well_formed(flow.request):
                 opened.exchange.decision = Reject(MALFORMED_HEAD)
@@ -106,14 +127,35 @@ class RequestHooks:
             case Reject():
                 return decision
             case Forward():
-                planned = plan(decision, view)
-                if isinstance(planned, Reject):
-                    return planned if is_readable else Reject(UNREADABLE_BODY, planned.route, planned.rule)
-                exchange.plan = planned
-                apply(planned.attempt, flow)
-                return None
+                rejected = self._send(flow, opened, decision, view)
+                if rejected is not None and not is_readable:
+                    return Reject(UNREADABLE_BODY, rejected.route, rejected.rule)
+                return rejected
             case PassThrough():
                 raise AssertionError("an exchange was begun for a host that its snapshot does not govern")
+
+    def _send(self, flow: http.HTTPFlow, opened: Open, forward: Forward, view: RequestView) -> Reject | None:
+        """Plan what is sent first, and what may follow."""
+        planned = plan(forward, view)
+        if isinstance(planned, Reject):
+            return planned
+        now = time.monotonic()
+        attempts = Attempts(
+            forward,
+            self.health,
+            now=now,
+            hashed=hashed_draw(forward.rule, view) if forward.rule is not None else None,
+            only_unsent=planned.operation is OTHER and view.method not in SAFE_METHODS,
+        )
+        first = attempts.first(now=now, draw=random.random())  # noqa: S311 it shares out load
+        if first.backend is not forward.backend:
+            forward = replace(forward, backend=first.backend)
+            planned = plan(forward, view)
+            assert isinstance(planned, Plan), "what could be sent to one backend can be sent to another"
+        opened.exchange.decision, opened.exchange.plan = forward, planned
+        opened.sending = Sending(opened.exchange, flow, view, forward, attempts, first, planned)
+        apply(planned.attempt, flow)
+        return None
 
     def responseheaders(self, flow: http.HTTPFlow) -> None:
         """Stream the answer as it comes, except JSON: cut in the middle, that becomes an error."""
@@ -127,7 +169,6 @@ class RequestHooks:
             opened.exchange.answered(flow.response.status_code, now=time.monotonic())
             if opened.exchange.plan is None:
                 return  # our own answer
-            opened.exchange.meter = Meter(headers.get("content-type", ""), headers.get("content-encoding", ""))
             is_whole = flow.response.raw_content is not None  # another addon has answered
             if not is_whole and not _is_held(opened.exchange.plan, headers):
                 flow.response.stream = _tap(opened)
@@ -168,13 +209,19 @@ class RequestHooks:
         """Record what a failure of a layer left open."""
         try:
             for opened in self._exchanges.end_all(client):
-                self._record(opened, error=opened.fault or "internal_error")
+                if opened.sending is not None:
+                    opened.sending.cancel()
+                self._record(opened, error=opened.fault or "client_disconnected")
         except Exception:
             logger.exception("an exchange could not be recorded")
 
     def _record(self, opened: Open, error: str | None = None) -> None:
         record = opened.exchange.finish(now=time.monotonic(), error=error)
         if record is not None:
+            self._recorded += 1
+            self._attempted += len(record.attempts)
+            if record.error in LIMITS:
+                self._refused[record.error] += 1
             self._current.publish(record)
 
     def _fail(self, flow: http.HTTPFlow) -> None:
@@ -209,6 +256,45 @@ class RequestHooks:
         opened = self._exchanges.of(flow)
         return opened.exchange.plan.attempt if opened is not None and opened.exchange.plan is not None else None
 
+    def calling(self, flow: http.HTTPFlow) -> Sending | None:
+        """Return the exchange of `flow`, if it is to be sent on as planned."""
+        opened = self._exchanges.of(flow)
+        return opened.sending if opened is not None else None
+
+    def upstream(self) -> Upstream:
+        """Return the upstream half."""
+        assert self._current.runtime is not None, "without a policy nothing is governed"
+        return self._current.runtime.upstream
+
+    def max_head_bytes(self) -> int:
+        """Return how long the head of a request may be."""
+        return self._current.settings.max_head_bytes
+
+    def note_refusal(self, code: str) -> None:
+        """Take note of a request that was refused before there was a flow."""
+        self._refused[code] += 1
+
+    def counts(self) -> dict[str, int]:
+        """Return what happened since the start: name → how often. The names are a closed set."""
+        return {
+            "exchanges": self._recorded,
+            **{f"refused_{code}": self._refused[code] for code in LIMITS},
+            "attempts": self._attempted,
+            "retries": self.health.retries,
+            "retries_refused": self.health.budget.refused,
+            "ejections": self.health.outliers.ejections,
+        }
+
+    def max_body_bytes(self, flow: http.HTTPFlow) -> int | None:
+        """Return how long the body of `flow` may be; ``None``: it is not held."""
+        settings = self._current.settings
+        try:
+            is_held = self.is_governed(flow) or any(self._current.snapshot.governs(host) for host in named_hosts(flow))
+        except Exception:
+            logger.exception("it could not be told whether the length of a body is bounded")
+            is_held = not settings.fail_open
+        return settings.max_body_bytes if is_held else None
+
     def note_fault(self, flow: http.HTTPFlow, fault: Fault) -> None:
         """Take note of who ended `flow` early."""
         if (opened := self._exchanges.of(flow)) is not None and opened.fault is None:
@@ -216,13 +302,13 @@ class RequestHooks:
 
 
 def _is_held(planned: Plan, headers: http.Headers) -> bool:
-    """Tell whether an answer is held until it is complete: short JSON of an operation that is known."""
+    """Tell whether an answer comes all at once: JSON of an operation that is known, unless it is long."""
     if planned.operation is OTHER:
         return False
     length = headers.get("content-length", "")
-    is_long = length.isdecimal() and int(length) > MAX_JSON_BYTES
+    is_whole = length.isdecimal() and int(length) <= MAX_JSON_BYTES
     media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
-    return media_type == "application/json" and not is_long
+    return media_type == "application/json" and is_whole
 
 
 def _tap(opened: Open) -> Callable[[bytes], bytes | list[bytes]]:

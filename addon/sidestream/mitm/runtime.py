@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from sidestream.core.calls import Upstream
 from sidestream.core.exchange import Record
 from sidestream.core.snapshot import Labels, Snapshot
 
@@ -32,7 +33,9 @@ class Settings:
     The addon's options as given.
 
     `policies`: a folder. `log`: a file, or ``-``. `labels`: of the workload. `upstream_ca_pem`:
-    PEM text of CAs to trust for providers besides the system's.
+    PEM text of CAs to trust for providers besides the system's. `max_body_bytes`: of a request that is held,
+    `max_head_bytes`: of any request that is read, `max_exchanges`: under way at a time. `max_connections`,
+    `web_max_flows`: 0 for no limit.
     """
 
     policies: str = ""
@@ -41,14 +44,21 @@ class Settings:
     intercept_tls: bool = False
     fail_open: bool = False
     upstream_ca_pem: str = ""
+    max_body_bytes: int = 64 * 1024 * 1024
+    max_head_bytes: int = 64 * 1024
+    max_exchanges: int = 1000
+    max_connections: int = 0
+    web_max_flows: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """Everything that the addon is connected to."""
+    """Everything that the addon is connected to. `close` gives up what another runtime does not need."""
 
     source: PolicySource
     sinks: Sequence[Sink]
+    upstream: Upstream
+    close: Callable[[], None] = lambda: None
 
 
 type Connect = Callable[[Settings], Runtime]

@@ -3,13 +3,15 @@ A sink that never holds anybody up.
 
 Writing can block: a pipe that nobody reads, a disk that is slow. So records are handed to a
 thread, through a queue that is bounded: when it is full, records are lost and counted, and
-the traffic goes on.
+the traffic goes on. The thread gathers for a moment what there is to write: to wake it for every
+record took a tenth of the proxy's time.
 """
 
 import atexit
 import logging
-import queue
 import threading
+import time
+from collections import deque
 from collections.abc import Callable
 
 from sidestream.core.exchange import Record
@@ -18,6 +20,8 @@ logger = logging.getLogger(__name__)
 
 MAX_WAITING = 10_000
 """How many records may wait to be written."""
+GATHERING_SECONDS = 0.01
+"""How long the thread waits for more when there is something to write."""
 LAST_WORDS_SECONDS = 2.0
 """How long the end of the process waits for what is still to be written."""
 
@@ -28,31 +32,42 @@ class InBackground:
     def __init__(self, sink: Callable[[Record], None], max_waiting: int = MAX_WAITING) -> None:
         self.lost = 0
         self._sink = sink
-        self._waiting: queue.Queue[Record | None] = queue.Queue(max_waiting)
+        self._max_waiting = max_waiting
+        self._waiting: deque[Record] = deque()
+        self._there_is_some = threading.Event()
+        self._is_closing = False
         self._thread = threading.Thread(target=self._write, name="records", daemon=True)
         self._thread.start()
         atexit.register(self.close)
 
     def __call__(self, record: Record) -> None:
         """Take `record`, to be written soon."""
-        try:
-            self._waiting.put_nowait(record)
-        except queue.Full:
+        if len(self._waiting) >= self._max_waiting:
             if not self.lost:
                 logger.warning("records are written too slowly; some are lost")
             self.lost += 1
+            return
+        self._waiting.append(record)
+        if not self._there_is_some.is_set():
+            self._there_is_some.set()
 
     def close(self) -> None:
         """Write what waits, unless that takes too long."""
-        try:
-            self._waiting.put(None, timeout=LAST_WORDS_SECONDS)
-        except queue.Full:
-            return
+        self._is_closing = True
+        self._there_is_some.set()
         self._thread.join(LAST_WORDS_SECONDS)
 
     def _write(self) -> None:
-        while (record := self._waiting.get()) is not None:
-            try:
-                self._sink(record)
-            except Exception:
-                logger.exception("a record could not be written")
+        while not (self._is_closing and not self._waiting):
+            self._there_is_some.wait()
+            if not self._is_closing:
+                time.sleep(GATHERING_SECONDS)
+                self._there_is_some.clear()
+            while self._waiting:
+                self._write_one(self._waiting.popleft())
+
+    def _write_one(self, record: Record) -> None:
+        try:
+            self._sink(record)
+        except Exception:
+            logger.exception("a record could not be written")

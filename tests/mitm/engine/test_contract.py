@@ -3,11 +3,13 @@ What `mitm.engine` relies on in mitmproxy. When one of these fails, mitmproxy mo
 changed before the pin is widened.
 """
 
+import asyncio
 import gc
 import inspect
 from weakref import WeakKeyDictionary
 
 import pytest
+from h11._receivebuffer import ReceiveBuffer
 from mitmproxy import addonmanager, connection, http
 from mitmproxy.addons import default_addons
 from mitmproxy.addons.proxyserver import Proxyserver
@@ -17,7 +19,7 @@ from mitmproxy.proxy import commands, events, layer, mode_servers, server
 from mitmproxy.proxy.context import Context
 from mitmproxy.proxy.layers import http as http_layers
 from mitmproxy.proxy.layers import modes
-from mitmproxy.proxy.layers.http import _events, _http1
+from mitmproxy.proxy.layers.http import _base, _events, _http1, _http2, _http_h2
 from mitmproxy.proxy.layers.http._base import ReceiveHttp
 from mitmproxy.test import tflow
 from mitmproxy.tools.web.master import WebMaster
@@ -26,7 +28,9 @@ from OpenSSL import SSL
 from sidestream.mitm.addon import FORCED_OPTIONS
 from sidestream.mitm.engine.http import BODY_TOO_LARGE, GetProviderConnection, GovernedHttpLayer, GovernedHttpStream
 from sidestream.mitm.engine.http1 import GovernedHttp1Server
+from sidestream.mitm.engine.relay import PatientConnectionHandler
 from sidestream.mitm.engine.transparent import PatientTransparentProxy, UndecidedLayer
+from sidestream.mitm.engine.upstream import UpstreamLayer
 
 
 def parameters(function):
@@ -43,6 +47,16 @@ def parameters(function):
         (http_layers.HttpStream.make_server_connection, ["self"]),
         (http_layers.HttpStream.handle_connect_regular, ["self"]),
         (http_layers.HttpStream.handle_protocol_error, ["self", "event"]),
+        (http_layers.HttpStream.check_body_size, ["self", "request"]),
+        (http_layers.HttpStream.start_request_stream, ["self"]),
+        (http_layers.GetHttpConnectionCompleted, ["command", "reply"]),
+        (_base.HttpConnection.__init__, ["self", "context", "conn"]),
+        (_base.ReceiveHttp, ["event"]),
+        (_events.ResponseData, ["stream_id", "data"]),
+        (_events.ResponseEndOfMessage, ["stream_id"]),
+        (server.ConnectionHandler.server_event, ["self", "event"]),
+        (server.ConnectionHandler.drain_writers, ["self"]),
+        (ReceiveBuffer.maybe_extract_at_most, ["self", "count"]),
         (_http1.Http1Server.read_headers, ["self", "event"]),
         (_http1.Http1Server.read_body, ["self", "event"]),
         (_events.RequestHeaders, ["stream_id", "request", "end_stream", "replay_flow"]),
@@ -50,6 +64,8 @@ def parameters(function):
         (_events.ResponseProtocolError, ["stream_id", "message", "code"]),
         (http_layers.GetHttpConnection, ["address", "tls", "via", "transport_protocol"]),
         (layer.NextLayer._ask, ["self"]),
+        (server.ConnectionHandler.close_connection, ["self", "connection", "half_close"]),
+        (server.ConnectionHandler.on_timeout, ["self"]),
         (commands.RequestWakeup, ["delay"]),
     ],
 )
@@ -65,11 +81,21 @@ def test_the_signatures_are_the_known_ones(function, names):
             http_layers.HttpLayer,
             ["_handle_event", "make_stream", "get_connection", "event_to_child"],
         ),
-        (GovernedHttpStream, http_layers.HttpStream, ["make_server_connection", "handle_connect_regular"]),
+        (
+            GovernedHttpStream,
+            http_layers.HttpStream,
+            ["make_server_connection", "handle_connect_regular", "check_body_size", "start_request_stream"],
+        ),
+        (UpstreamLayer, _base.HttpConnection, ["_handle_event"]),
         (GetProviderConnection, http_layers.GetHttpConnection, ["connection_spec_matches"]),
         (GovernedHttp1Server, _http1.Http1Server, ["read_headers", "read_body"]),
         (PatientTransparentProxy, modes.TransparentProxy, ["_handle_event"]),
         (UndecidedLayer, layer.NextLayer, ["_handle_event", "_ask"]),
+        (
+            PatientConnectionHandler,
+            mode_servers.ProxyConnectionHandler,
+            ["server_event", "close_connection", "drain_writers", "on_timeout"],
+        ),
     ],
 )
 def test_what_is_overridden_is_there_to_be_overridden(ours, stock, overridden):
@@ -91,6 +117,78 @@ def test_a_connection_is_opened_within_get_connection():
 
     assert "event.connection_spec_matches(connection)" in source
     assert "yield from self.event_to_child(stack[0], events.Start())" in source
+
+
+# --- where the upstream half joins in --------------------------------------------------------------
+
+
+def test_a_stream_waits_for_its_connection_until_it_is_told_of_it():
+    source = inspect.getsource(http_layers.HttpLayer)
+
+    assert "self.command_sources[command] = child" in source
+    assert "yield from self.get_connection(command)" in source
+    assert "stream = self.command_sources.pop(event)" in inspect.getsource(http_layers.HttpLayer.get_connection)
+    assert http_layers.GetHttpConnection.blocking is True
+    assert "connection, err = yield GetHttpConnection(" in inspect.getsource(
+        http_layers.HttpStream.make_server_connection
+    )
+
+
+def test_a_layer_begins_without_connections_and_streams():
+    top = http_layers.HttpLayer(Context(tflow.tclient_conn(), Options()), http_layers.HTTPMode.regular)
+
+    assert (top.connections, top.streams, top.command_sources) == ({}, {}, {})
+    assert top.waiting_for_establishment == {}
+
+
+def test_a_stream_that_is_over_is_forgotten():
+    assert "self.streams.pop(command.stream_id, None)" in inspect.getsource(http_layers.HttpLayer.event_to_child)
+
+
+def test_a_stream_within_a_tunnel_has_a_child():
+    top = http_layers.HttpStream(Context(tflow.tclient_conn(), Options()), 1)
+
+    assert top.child_layer is None
+    assert "self.child_layer = layer.NextLayer(self.context)" in inspect.getsource(http_layers.HttpStream)
+
+
+def test_an_event_of_any_kind_goes_through_a_layer_that_waits():
+    source = inspect.getsource(layer.Layer.handle_event)
+
+    assert "self._paused_event_queue.append(event)" in source
+    assert layer.Layer(Context(tflow.tclient_conn(), Options()))._paused is None
+
+
+def test_a_length_is_asked_before_a_body_and_at_each_part_of_it():
+    first = inspect.getsource(http_layers.HttpStream.state_wait_for_request_headers)
+    later = inspect.getsource(http_layers.HttpStream.state_consume_request_body)
+
+    assert "yield from self.check_body_size(True)" in first
+    assert "yield from self.check_body_size(True)" in later
+    assert "self.request_body_buf += event.data" in later
+
+
+def test_what_waits_for_a_window_of_http2_can_be_weighed(mitmproxy):
+    top = _http2.Http2Server(Context(tflow.tclient_conn(), mitmproxy.options))
+
+    assert top.h2_conn.stream_buffers.get(1, ()) == ()
+    assert "data" in inspect.get_annotations(_http_h2.SendH2Data)
+
+
+def test_what_a_layer_is_told_is_carried_out_before_server_event_returns():
+    source = inspect.getsource(server.ConnectionHandler.server_event)
+
+    assert "async with self._server_event_lock" in source
+    assert "layer_commands = self.layer.handle_event(event)" in source
+
+
+def test_what_is_taken_out_of_a_buffer_is_gone_and_nothing_is_taken_of_nothing():
+    buffer = ReceiveBuffer()
+    buffer += b"\r\nGET"
+
+    assert buffer.maybe_extract_at_most(0) is None
+    assert bytes(buffer.maybe_extract_at_most(2)) == b"\r\n"
+    assert bytes(buffer) == b"GET"
 
 
 def test_the_client_side_of_a_connection_may_be_set_beforehand():
@@ -124,6 +222,41 @@ def test_the_handler_of_a_client_is_found_before_it_starts():
     assert "self.max_conns[command.connection.address]" in source
     assert "handler" in parameters(Proxyserver.register_connection)
     assert "connections" in inspect.getsource(Proxyserver.__init__)
+
+
+def test_a_connection_that_breaks_off_is_read_to_its_end_like_others():
+    source = inspect.getsource(server.ConnectionHandler.handle_connection)
+
+    assert "data = await reader.read(65535)" in source
+    assert "except OSError:\n                break" in source
+    assert "await self.server_event(events.ConnectionClosed(connection))" in source
+    assert "await self.drain_writers()" in source
+    assert "writer.close()" in source
+
+
+async def test_a_reader_remembers_what_broke_it_off():
+    reader = asyncio.StreamReader()
+    reader.set_exception(failure := ConnectionResetError())
+
+    assert reader.exception() is failure
+    assert (reader._exception, reader._buffer, reader._eof, reader._transport) == (failure, b"", False, None)
+
+
+def test_a_reader_is_told_what_broke_it_off_while_its_socket_is_open():
+    lost = inspect.getsource(asyncio.selector_events._SelectorTransport._call_connection_lost)
+    told = inspect.getsource(asyncio.StreamReaderProtocol.connection_lost)
+
+    assert lost.index("self._protocol.connection_lost(exc)") < lost.index("self._sock.close()")
+    assert "reader.set_exception(exc)" in told
+    assert told.index("reader.set_exception(exc)") < told.index("super().connection_lost(exc)")
+
+
+def test_a_connection_is_read_by_its_own_task():
+    source = inspect.getsource(server.ConnectionHandler)
+
+    assert "self.transports[self.client].handler = handler" in source
+    assert "handler=asyncio.current_task()" in source
+    assert "self.close_connection(command.connection, False)" in source
 
 
 def test_addons_are_asked_in_the_order_of_the_chain():
@@ -228,7 +361,7 @@ def test_a_connections_handler_has_what_is_looked_at():
     annotations = inspect.get_annotations(server.ConnectionHandler)
 
     assert {"transports", "max_conns", "layer"} <= annotations.keys()
-    assert "writer" in inspect.get_annotations(server.ConnectionIO)
+    assert {"handler", "reader", "writer"} <= inspect.get_annotations(server.ConnectionIO).keys()
     assert isinstance(Proxyserver().connections, dict)
 
 

@@ -4,9 +4,13 @@ import asyncio
 import logging
 from collections import defaultdict
 
-from mitmproxy import connection
+from mitmproxy import connection, ctx
 from mitmproxy.addons.proxyserver import Proxyserver
+from mitmproxy.proxy.server import ConnectionHandler
 
+from sidestream.mitm.engine.handling import PersistentConnectionHandler
+from sidestream.mitm.engine.reading import WholeReader
+from sidestream.mitm.engine.relay import PatientConnectionHandler
 from sidestream.mitm.engine.transparent import PatientTransparentProxy
 
 MAX_CONNECTIONS_PER_ADDRESS = 10_000
@@ -41,6 +45,23 @@ def prepare(proxyserver: Proxyserver, client: connection.Client) -> None:
         return  # a replay has none
     handler.max_conns = defaultdict(lambda: asyncio.Semaphore(MAX_CONNECTIONS_PER_ADDRESS))
     PatientTransparentProxy.specialise(handler.layer)
+    PatientConnectionHandler.specialise(handler)  # for those whose layer is that; the next is for all others
+    PersistentConnectionHandler.specialise(handler)
+    WholeReader.specialise(handler.transports[client].reader)
+
+
+def prepare_server(proxyserver: Proxyserver, client: connection.Client, server: connection.Server) -> None:
+    """Prepare a connection that was opened for `client`, and of which nothing was read."""
+    handler = proxyserver.connections.get(client.id)
+    if handler is not None:
+        WholeReader.specialise(handler.transports[server].reader)
+
+
+def handler_of(client: connection.Client) -> ConnectionHandler:
+    """Return what reads and writes the connection of `client`."""
+    proxyserver = ctx.master.addons.get("proxyserver")
+    assert isinstance(proxyserver, Proxyserver)
+    return proxyserver.connections[client.id]
 
 
 def was_redirected(proxyserver: Proxyserver, client: connection.Client) -> bool:

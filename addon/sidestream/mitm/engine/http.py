@@ -1,23 +1,32 @@
 """
-mitmproxy's HTTP layer, with four things that no hook can do.
+mitmproxy's HTTP layer, with what no hook can do.
 
-- The key goes into a copy of the request on its way to the provider, so it never is in the
-  flow that pages, dumps and logs show. What a client says of its own connection stays here.
-- TLS to a provider is verified as its policy says, and a connection is used again only for
-  the very same endpoint.
+- A governed request goes to the upstream half, which gets its answer (`mitm.engine.upstream`). Only an upgrade to
+  WebSocket takes mitmproxy's own way: to a connection that is verified as the policy says, and with a key that is put
+  into a copy of the request, so that it never is in the flow that pages, dumps and logs show.
+- A request body is held up to a bound.
 - Errors that mitmproxy would answer in HTML are answered in OpenAI's shape.
 - An exception in a layer ends the client's connection with an error; mitmproxy would leave it waiting.
 """
 
 import logging
-from typing import Literal, Protocol
+from typing import Protocol
 from weakref import WeakKeyDictionary
 
+from mitmproxy import flow as flows
 from mitmproxy import http
 from mitmproxy.connection import Connection, ConnectionState, Server
 from mitmproxy.net.http.http1 import assemble_response
 from mitmproxy.proxy import commands, events, layer
-from mitmproxy.proxy.layers.http import GetHttpConnection, HttpLayer, HttpStream
+from mitmproxy.proxy.layers.http import (
+    GetHttpConnection,
+    GetHttpConnectionCompleted,
+    HttpErrorHook,
+    HttpLayer,
+    HttpRequestHeadersHook,
+    HttpStream,
+    SendHttp,
+)
 from mitmproxy.proxy.layers.http._events import (
     ErrorCode,
     HttpEvent,
@@ -30,10 +39,20 @@ from mitmproxy.proxy.layers.http._events import (
 )
 from mitmproxy.proxy.layers.http._http1 import Http1Server
 
-from sidestream.core.errors import INTERNAL_ERROR, ClientError, cut
+from sidestream.core.calls import Upstream
+from sidestream.core.errors import INTERNAL_ERROR, ClientError, Fault, client_error
 from sidestream.core.planning import Attempt
 from sidestream.core.snapshot import Endpoint
+from sidestream.mitm.engine.clients import handler_of
 from sidestream.mitm.engine.http1 import GovernedHttp1Server, InvalidRequest, TrailerlessHttp1Client
+from sidestream.mitm.engine.upstream import (
+    Calling,
+    FlowCaller,
+    GetUpstream,
+    UpstreamEvent,
+    UpstreamFailed,
+    UpstreamLayer,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -46,13 +65,8 @@ endpoints: WeakKeyDictionary[Server, Endpoint] = WeakKeyDictionary()
 """Connections that are opened for a provider → where they go. TLS is set up from it."""
 
 
-type Fault = Literal[
-    "client_disconnected", "killed", "provider_failed", "provider_unreachable", "invalid_request", "body_too_large"
-]
-"""Why an exchange broke off."""
-
 BODY_TOO_LARGE = "Request body exceeds mitmproxy's body_size_limit."
-"""What mitmproxy says of a request that is longer than its option allows."""
+"""What mitmproxy says of a request that is longer than its option allows; it is said of ours, too."""
 
 
 class Governor(Protocol):
@@ -60,6 +74,21 @@ class Governor(Protocol):
 
     def attempt_of(self, flow: http.HTTPFlow) -> Attempt | None:
         """Return what is sent for `flow`, or ``None`` when it is not governed."""
+
+    def calling(self, flow: http.HTTPFlow) -> Calling | None:
+        """Return the exchange of `flow`, if it is to be sent on as planned."""
+
+    def upstream(self) -> Upstream:
+        """Return the upstream half."""
+
+    def max_head_bytes(self) -> int:
+        """Return how long the head of a request may be."""
+
+    def note_refusal(self, code: str) -> None:
+        """Take note of a request that was refused before there was a flow."""
+
+    def max_body_bytes(self, flow: http.HTTPFlow) -> int | None:
+        """Return how long the body of `flow` may be; ``None``: it is not held."""
 
     def is_governed(self, flow: http.HTTPFlow) -> bool:
         """Tell whether a policy names the host of `flow`."""
@@ -81,13 +110,41 @@ class GovernedHttpStream(HttpStream):
         if attempt is None:
             assert not self.governor.is_governed(self.flow), "a governed request is sent as planned, or not at all"
             return (yield from super().make_server_connection())
-        conn, error = yield GetProviderConnection(attempt.endpoint)
+        calling = self.governor.calling(self.flow)
+        if calling is not None and "upgrade" not in self.flow.request.headers:
+            conn, error = yield GetUpstream(calling, self.flow)
+        else:
+            conn, error = yield GetProviderConnection(attempt.endpoint)
         if error:
             failure = ResponseProtocolError(self.stream_id, error, ErrorCode.CONNECT_FAILED)
             yield from self.handle_protocol_error(failure)
             return False
         self.context.server = self.flow.server_conn = conn
         return True
+
+    def check_body_size(self, request: bool) -> layer.CommandGenerator[bool]:  # noqa: FBT001 the signature is mitmproxy's
+        if request and self._is_too_large():
+            # As mitmproxy does it for its own option, which would also cut what is none of ours.
+            if not self.request_body_buf:
+                yield HttpRequestHeadersHook(self.flow)
+            self.flow.error = flows.Error(BODY_TOO_LARGE)
+            yield HttpErrorHook(self.flow)
+            too_large = ResponseProtocolError(self.stream_id, BODY_TOO_LARGE, ErrorCode.REQUEST_TOO_LARGE)
+            yield SendHttp(too_large, self.context.client)
+            self.client_state = self.state_errored
+            self.flow.live = False
+            return True
+        return (yield from super().check_body_size(request))
+
+    def _is_too_large(self) -> bool:
+        held = len(self.request_body_buf)
+        if held:
+            length = held
+        else:
+            written = self.flow.request.headers.get("content-length", "")
+            length = int(written) if written.isdecimal() else 0
+        limit = self.governor.max_body_bytes(self.flow) if length else None
+        return limit is not None and length > limit
 
     def start_request_stream(self) -> Commands:
         if self.flow.response:
@@ -127,6 +184,7 @@ class GovernedHttpLayer(HttpLayer):
     governor: Governor
     answered: set[int]
     gone: set[Server]
+    calls: dict[Connection, FlowCaller]
     has_failed = False
 
     @classmethod
@@ -137,26 +195,62 @@ class GovernedHttpLayer(HttpLayer):
             if type(current) is HttpLayer:
                 current.__class__ = cls
                 assert isinstance(current, cls)
-                current.governor, current.answered, current.gone = governor, set(), set()
+                current.governor, current.answered, current.gone, current.calls = governor, set(), set(), {}
             current = getattr(current, "child_layer", None)
 
     def _handle_event(self, event: events.Event) -> Commands:
         if self.has_failed:
             return
         if isinstance(event, events.Start) and self.context.client.alpn not in MULTIPLEXED:
-            self.connections.setdefault(self.context.client, GovernedHttp1Server(self.context.fork()))
+            server = GovernedHttp1Server(self.context.fork())
+            server.max_head_bytes, server.note_refusal = self.governor.max_head_bytes(), self.governor.note_refusal
+            self.connections.setdefault(self.context.client, server)
         try:
+            if isinstance(event, UpstreamEvent):
+                yield from self._pass_answer(event)
+                return
             yield from super()._handle_event(event)
+            self._look_at_calls()
             if isinstance(event, events.ConnectionClosed) and isinstance(event.connection, Server):
                 self.gone.add(event.connection)
                 self._forget_gone()
         except Exception:
-            self.has_failed = True
             logger.exception("a layer failed; the client's connection is closed")
-            conn = self.connections.get(self.context.client)
-            if isinstance(conn, Http1Server) and conn.response is None:
-                yield commands.SendData(self.context.client, assemble_response(_response(INTERNAL_ERROR, close=True)))
-            yield commands.CloseConnection(self.context.client)
+            yield from self._give_up()
+
+    def _give_up(self) -> Commands:
+        self.has_failed = True
+        for stream in self.streams.values():
+            if (flow := getattr(stream, "flow", None)) is not None:
+                self.governor.note_fault(flow, "internal_error")
+        for called in self.connections.values():
+            if isinstance(called, UpstreamLayer):
+                called.cancel()
+        conn = self.connections.get(self.context.client)
+        if isinstance(conn, Http1Server) and conn.response is None:
+            yield commands.SendData(self.context.client, assemble_response(_response(INTERNAL_ERROR, close=True)))
+        yield commands.CloseConnection(self.context.client)
+
+    def _pass_answer(self, event: UpstreamEvent) -> Commands:
+        child = self.connections.get(event.connection)
+        if child is not None:
+            yield from self.event_to_child(child, event)
+            self._forget_call(event.connection)
+            return
+        for stream in list(self.streams.values()):
+            if stream.child_layer is not None:  # what was asked for is within a tunnel
+                yield from self.event_to_child(stream, event)
+
+    def _look_at_calls(self) -> None:
+        for conn, caller in list(self.calls.items()):
+            caller.look()
+            self._forget_call(conn)
+
+    def _forget_call(self, conn: Connection) -> None:
+        called = self.connections.get(conn)
+        if isinstance(called, UpstreamLayer) and called.stream_id not in self.streams:
+            called.cancel()
+            del self.connections[conn], self.calls[conn]
 
     def _forget_gone(self) -> None:
         # mitmproxy keeps every connection that a client ever needed, with the last request on it. One that is
@@ -175,6 +269,17 @@ class GovernedHttpLayer(HttpLayer):
         yield from self.event_to_child(stream, events.Start())
 
     def get_connection(self, event: GetHttpConnection, *, reuse: bool = True) -> Commands:
+        if isinstance(event, GetUpstream):
+            stream = self.command_sources.pop(event)
+            assert isinstance(stream, HttpStream)
+            handler = handler_of(self.context.client)
+            caller = FlowCaller(event.calling, event.flow, stream.stream_id, handler, self)
+            self.calls[caller.conn] = caller
+            self.connections[caller.conn] = UpstreamLayer(
+                self.context.fork(), caller.conn, caller, self.governor.upstream()
+            )
+            yield from self.event_to_child(stream, GetHttpConnectionCompleted(event, (caller.conn, None)))
+            return
         for command in super().get_connection(event, reuse=reuse):
             if isinstance(command, commands.OpenConnection) and isinstance(event, GetProviderConnection):
                 assert isinstance(command.connection, Server)
@@ -185,7 +290,9 @@ class GovernedHttpLayer(HttpLayer):
         stream = self.streams.get(event.stream_id) if isinstance(event, HttpEvent) else None
         flow = getattr(stream, "flow", None)
         if flow is not None:
-            if isinstance(event, RequestHeaders) and child is not stream:
+            if isinstance(child, UpstreamLayer):
+                pass
+            elif isinstance(event, RequestHeaders) and child is not stream:
                 TrailerlessHttp1Client.specialise(child)
                 event = self._on_the_wire(flow, event)
             elif isinstance(event, RequestProtocolError | ResponseProtocolError) and child is stream:
@@ -213,13 +320,15 @@ class GovernedHttpLayer(HttpLayer):
     def _can_answer(self, flow: http.HTTPFlow, event: ResponseProtocolError) -> bool:
         return (
             event.stream_id not in self.answered
+            and bool(self.context.client.state & ConnectionState.CAN_WRITE)
             and event.code.http_status_code() is not None
             and self.governor.is_governed(flow)
         )
 
     def _answer(self, client: layer.Layer, flow: http.HTTPFlow, event: ResponseProtocolError) -> Commands:
         is_http1 = isinstance(client, Http1Server)
-        error = client_error(_fault_of_answer(event), event.message)
+        fault = event.fault if isinstance(event, UpstreamFailed) else _fault_of_answer(event)
+        error = client_error(fault, event.message)
         assert error is not None, "whom mitmproxy answers is there"
         response = _response(error, close=is_http1)
         following: list[events.Event] = [ResponseHeaders(event.stream_id, response)]
@@ -230,21 +339,6 @@ class GovernedHttpLayer(HttpLayer):
         self.answered.add(event.stream_id)
         for part in following:
             yield from super().event_to_child(client, part)
-
-
-def client_error(fault: Fault, message: str) -> ClientError | None:
-    """Return what a client whose answer has not begun is told, unless it is gone. `message`: mitmproxy's."""
-    match fault:
-        case "client_disconnected" | "killed":
-            return None
-        case "invalid_request":
-            return ClientError(400, fault, cut(message))
-        case "body_too_large":
-            return ClientError(413, fault, cut(message))
-        case "provider_unreachable":
-            return ClientError(502, fault, cut(f"the provider can't be reached: {message}"))
-        case "provider_failed":
-            return ClientError(502, fault, cut(f"the provider broke off its answer: {message}"))
 
 
 def _response(error: ClientError, *, close: bool) -> http.Response:
@@ -264,6 +358,8 @@ def _drop_connection_headers(request: http.Request, keep: set[str]) -> None:
 def _fault(event: RequestProtocolError | ResponseProtocolError) -> Fault:
     if isinstance(event, InvalidRequest):
         return "invalid_request"
+    if isinstance(event, UpstreamFailed):
+        return event.fault
     return "client_disconnected" if isinstance(event, RequestProtocolError) else "provider_failed"
 
 

@@ -6,6 +6,7 @@ closes without a word on a bad chunk, and fails on trailers. Here such a request
 in OpenAI's shape, the log says what and not which bytes, and trailers are dropped: chat has none.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import h11
@@ -22,6 +23,10 @@ from sidestream.core.errors import ClientError
 
 type Commands = layer.CommandGenerator[None]
 
+MAX_HEAD_BYTES = 64 * 1024
+"""How large the head of a request may be unless an option says otherwise, in bytes."""
+
+TOO_LARGE = "the request's head is too large"
 BAD_LINE = "the request line or a header line is malformed"
 BAD_LENGTH = "the Content-Length or Transfer-Encoding is malformed"
 BAD_BODY = "the body's chunks are malformed"
@@ -35,7 +40,8 @@ class Refusal(commands.SendData):
     """Our own answer to a client that sent no HTTP."""
 
     def __init__(self, conn: Connection, message: str) -> None:
-        error = ClientError(400, "invalid_request", message)
+        code = (431, "head_too_large") if message == TOO_LARGE else (400, "invalid_request")
+        error = ClientError(*code, message)
         headers = {"content-type": "application/json", "connection": "close"}
         super().__init__(conn, http1.assemble_response(http.Response.make(error.status, error.body(), headers)))
 
@@ -44,11 +50,14 @@ class GovernedHttp1Server(Http1Server):
     """The client's side of an HTTP/1 connection."""
 
     body_reader: Any
+    max_head_bytes = MAX_HEAD_BYTES
+    note_refusal: Callable[[str], object] = staticmethod(str)
 
     def read_headers(self, event: events.ConnectionEvent) -> Commands:
-        said = bytes(self.buf)
         # Empty lines may come first (RFC 9112, 2.2). mitmproxy would take one of them, and wait for more.
-        self.buf.maybe_extract_at_most(len(said) - len(said.lstrip(b"\r\n")))
+        if self.buf._data.startswith((b"\r", b"\n")):
+            said = bytes(self.buf)
+            self.buf.maybe_extract_at_most(len(said) - len(said.lstrip(b"\r\n")))
         for command in super().read_headers(event):
             if type(command) is commands.SendData:
                 yield Refusal(self.conn, BAD_LENGTH if self.request else BAD_LINE)
@@ -58,6 +67,11 @@ class GovernedHttp1Server(Http1Server):
                 yield ReceiveHttp(InvalidRequest(self.stream_id, BAD_LENGTH, command.event.code))
             else:
                 yield command
+        if self.state == self.read_headers and len(self.buf) > self.max_head_bytes:
+            self.state = self.done
+            self.note_refusal("head_too_large")
+            yield Refusal(self.conn, TOO_LARGE)
+            yield commands.CloseConnection(self.conn)
 
     def read_body(self, event: events.Event) -> Commands:
         if not isinstance(self.body_reader, _BodyReader):

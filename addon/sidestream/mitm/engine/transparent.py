@@ -16,7 +16,8 @@ GREETING_SECONDS = 0.2
 PATIENCE_SECONDS = 5.0
 """
 How long a client is kept of which little is to be expected: one that goes on being silent where
-nobody is there (what it says may still be a policy's), or one that ended before anybody was.
+nobody is there (what it says may still be a policy's), or one that ended before anybody was. And
+how long a client may pause where what it said could become HTTP or TLS, before it is taken as it is.
 """
 
 type Commands = layer.CommandGenerator[None]
@@ -32,6 +33,11 @@ class UndecidedLayer(layer.NextLayer):
     def is_waiting(self) -> bool:
         """Tell whether nothing was said yet, and something may be."""
         return self.layer is None and not self.complete and not self.data_client()
+
+    @property
+    def is_undecided(self) -> bool:
+        """Tell whether what was said could still become several things."""
+        return self.layer is None and not self.complete and bool(self.data_client())
 
     @property
     def is_read(self) -> bool:
@@ -78,6 +84,8 @@ class PatientTransparentProxy(modes.TransparentProxy):
         self.greeting = commands.RequestWakeup(GREETING_SECONDS)
         self.patience = commands.RequestWakeup(PATIENCE_SECONDS)
         self.farewell = commands.RequestWakeup(PATIENCE_SECONDS)
+        self.pause: commands.RequestWakeup | None = None
+        self.said_before_pause = 0
         self.hung_up = False
         self._handle_event = self.relay  # type: ignore[method-assign]
         yield from self.child.handle_event(event)
@@ -87,7 +95,12 @@ class PatientTransparentProxy(modes.TransparentProxy):
         """Pass events on; open the destination when the client stays silent."""
         if isinstance(event, events.ConnectionEvent) and event.connection == self.context.server and self.hung_up:
             return
-        if isinstance(event, events.Wakeup) and event.command in (self.greeting, self.patience, self.farewell):
+        if isinstance(event, events.Wakeup) and event.command in (
+            self.greeting,
+            self.patience,
+            self.farewell,
+            self.pause,
+        ):
             yield from self.wake(event.command)
         elif isinstance(event, events.CommandCompleted) and event.command.blocking is self.opener:
             yield from self.opener.handle_event(event)
@@ -100,19 +113,47 @@ class PatientTransparentProxy(modes.TransparentProxy):
             if isinstance(event, events.ConnectionClosed) and event.connection == self.context.client:
                 yield self.farewell  # whether it listens or has left can't be told
             yield from self.child.handle_event(event)
+            if isinstance(event, events.HookCompleted) and self.pause is None:
+                yield from self.wait_for_more()
         if self.opener.done and self.context.server.connected and self.child.is_read:
             # Nobody expects what a server says that was opened to be heard first.
             self.hung_up = True
             yield commands.CloseConnection(self.context.server)
 
+    def wait_for_more(self) -> Commands:
+        """Give a client whose first words tell nothing yet a while to go on."""
+        if self.child.is_undecided:
+            self.said_before_pause = len(self.child.data_client())
+            self.pause = commands.RequestWakeup(PATIENCE_SECONDS)
+            yield self.pause
+
     def wake(self, command: commands.Command) -> Commands:
         """Do what was put off."""
-        if command is self.greeting and self.child.is_waiting:
+        if command is self.pause:
+            if len(self.child.data_client()) > self.said_before_pause:
+                yield from self.wait_for_more()
+            elif self.child.is_undecided:
+                self.child.complete = True  # it waits for an answer, as it seems
+                yield from self.child.ask_again()
+        elif command is self.greeting and self.child.is_waiting:
             yield from self.opener.handle_event(events.Start())
         elif (command is self.patience and self.child.is_waiting) or (
             command is self.farewell and is_being_opened(self.context)
         ):
             yield commands.CloseConnection(self.context.client)
+
+    @property
+    def is_relaying(self) -> bool:
+        """Tell whether the client and the server that it means are left to each other."""
+        return isinstance(self.child.layer, layers.TCPLayer) and self.context.server.timestamp_tcp_setup is not None
+
+    @property
+    def has_given_up(self) -> bool:
+        """Tell whether the client has nobody to talk to, so that closing its connection is no end like others."""
+        chosen = self.child.layer
+        if chosen is None or isinstance(chosen, layers.TCPLayer):
+            return self.context.server.timestamp_tcp_setup is None
+        return isinstance(chosen, CloseLayer)
 
 
 class OpenServer(layer.Layer):

@@ -1,0 +1,92 @@
+"""How mitmproxy's server calls hooks, and ends a connection."""
+
+import asyncio
+from collections import deque
+from collections.abc import Iterator
+
+from mitmproxy import connection
+from mitmproxy.flow import Flow
+from mitmproxy.proxy import commands, events
+from mitmproxy.proxy.layer import Layer
+from mitmproxy.proxy.mode_servers import ProxyConnectionHandler
+from mitmproxy.proxy.server import ConnectionHandler
+from mitmproxy.utils import asyncio_utils
+
+from sidestream.mitm.engine.dispatch import Rest, TableAddonManager
+
+
+class HooksAtOnce:
+    """
+    The topmost layer of a connection, with hooks that are called as the layers ask for them.
+
+    mitmproxy starts a task for each, which then waits until the layers can be told that it is done: a quarter of what a
+    request costs. Most hooks are done when they return.
+    """
+
+    def __init__(self, handler: "PersistentConnectionHandler", layer: Layer) -> None:
+        self._handler = handler
+        self._layer = layer
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._layer, name)
+
+    def handle_event(self, event: events.Event) -> Iterator[commands.Command]:
+        """Let the layers have `event`, and what comes of the hooks that they ask for."""
+        waiting = deque((event,))
+        while waiting:
+            for command in self._layer.handle_event(waiting.popleft()):
+                if not isinstance(command, commands.StartHook):
+                    yield command
+                elif self._handler.is_done_at_once(command) and command.blocking:
+                    waiting.append(events.HookCompleted(command))
+
+
+class PersistentConnectionHandler(ProxyConnectionHandler):
+    """
+    mitmproxy's own, whose layers are always told that a connection is closed.
+
+    A task that reads a connection may be cancelled twice: because it was closed, and because writing failed. The
+    second one hits it while it waits to tell the layers, which then never know, and sockets stay open.
+    """
+
+    @classmethod
+    def specialise(cls, handler: ConnectionHandler) -> None:
+        """Turn the stock handler of a connection that has not started into this one."""
+        if type(handler) is ProxyConnectionHandler:
+            handler.__class__ = cls
+        if isinstance(handler, cls) and isinstance(handler.master.addons, TableAddonManager):
+            handler.layer = HooksAtOnce(handler, handler.layer)  # type: ignore[assignment]
+
+    def is_done_at_once(self, hook: commands.StartHook) -> bool:
+        """Call the addons that have `hook`. If they are not done then, a task waits for them, and tells the layers."""
+        (subject,) = hook.args()
+        rest = self.master.addons.begin(hook)
+        if rest is None and not (isinstance(subject, Flow) and subject.intercepted):
+            return True
+        asyncio_utils.create_task(
+            self._finish(hook, subject, rest),
+            name=f"handle_hook({hook.name})",
+            keep_ref=True,
+            client=self.client.peername,
+        )
+        return False
+
+    async def _finish(self, hook: commands.StartHook, subject: object, rest: Rest | None) -> None:
+        with self.timeout_watchdog.disarm():
+            if rest is not None:
+                await rest
+            if isinstance(subject, Flow):
+                await subject.wait_for_resume()
+        if hook.blocking:
+            await self.server_event(events.HookCompleted(hook))
+
+    async def server_event(self, event: events.Event) -> None:
+        if not isinstance(event, events.ConnectionClosed):
+            await super().server_event(event)
+            return
+        telling = asyncio.ensure_future(super().server_event(event))
+        while not telling.done():
+            try:
+                await asyncio.shield(telling)
+            except asyncio.CancelledError:
+                event.connection.state = connection.ConnectionState.CLOSED
