@@ -32,7 +32,7 @@ ODD = {
     "only the target names the host": request(host="", target="http://witness.test/"),
     "the same host twice": request(CHAT, b"host: witness.test"),
     "the host twice, in two spellings": request(CHAT, b"host: Witness.test.:80"),
-    "a long header": request(CHAT, b"x-long: " + b"a" * 200_000),
+    "a long header": request(CHAT, b"x-long: " + b"a" * 60_000),
     "many headers": request(CHAT, *[b"x-many: a"] * 2000),
     "a byte order mark": request(b"\xef\xbb\xbf" + CHAT),
     "UTF-16": request('{"messages": []}'.encode("utf-16")),

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import datetime as dt
 import json
+import socket
 from collections import Counter
 
 import httpx2
@@ -27,6 +28,8 @@ UNKNOWN = {
     "error": None,
     "prompt_tokens": None,
     "completion_tokens": None,
+    "events_out": None,
+    "attempts": [],
 }
 CHATTED = {
     "operation": "chat",
@@ -37,7 +40,9 @@ CHATTED = {
     "status": 200,
     "prompt_tokens": 1,
     "completion_tokens": 11,
+    "attempts": [(200, None)],
 }
+UNCOUNTED = {"prompt_tokens": None, "completion_tokens": None}
 BEFORE = {"client": "of before"}
 MEASURED = ("time", "id", "client", "time_to_first_byte_seconds", "duration_seconds", "bytes_in", "bytes_out")
 """Fields that no table can know."""
@@ -60,8 +65,8 @@ def proxy(shared_world, policies):
 
 
 def post(proxy, settings="", *, host="dashscope.aliyuncs.com", path="/", body=CHAT, **headers):
-    """Make a request; return the size of the answer, or of what there was of it."""
-    size = 0
+    """Make a request; return the body of the answer, or what there was of it."""
+    body_out = b""
     headers |= {"x-standin": settings} if settings else {}
     with (
         httpx2.Client(proxy=proxy.url, timeout=20, headers={"accept-encoding": "gzip"}) as client,
@@ -69,8 +74,8 @@ def post(proxy, settings="", *, host="dashscope.aliyuncs.com", path="/", body=CH
         client.stream("POST", f"http://{host}{path}", content=json.dumps(body), headers=headers) as answer,
     ):
         for part in answer.iter_raw():
-            size += len(part)
-    return size
+            body_out += part
+    return body_out
 
 
 CASES = {
@@ -91,50 +96,52 @@ CASES = {
     "no model": ({"body": {"messages": MESSAGES}}, DASHSCOPE | CHATTED | {"request_model": None}),
     "a stream with usage": (
         {"body": STREAM | {"stream_options": {"include_usage": True}}},
-        DASHSCOPE | CHATTED | {"stream": True},
+        DASHSCOPE | CHATTED | {"stream": True, "events_out": 9},
     ),
     "a stream with usage in its last chunk": (
         {"body": STREAM, "settings": "usage=with-last"},
-        DASHSCOPE | CHATTED | {"stream": True},
+        DASHSCOPE | CHATTED | {"stream": True, "events_out": 8},
+    ),
+    "a stream whose client did not ask for usage": (
+        {"body": STREAM},
+        DASHSCOPE | CHATTED | {"stream": True, "events_out": 8},
     ),
     "a stream without usage": (
-        {"body": STREAM},
-        DASHSCOPE | CHATTED | {"stream": True, "prompt_tokens": None, "completion_tokens": None},
+        {"body": STREAM, "settings": "usage=never"},
+        DASHSCOPE | CHATTED | UNCOUNTED | {"stream": True, "events_out": 8},
     ),
-    "an answer without usage": (
-        {"settings": "usage=never"},
-        DASHSCOPE | CHATTED | {"prompt_tokens": None, "completion_tokens": None},
-    ),
+    "an answer without usage": ({"settings": "usage=never"}, DASHSCOPE | CHATTED | UNCOUNTED),
     "a stream that broke off": (
         {"body": STREAM, "settings": "cut=2"},
         DASHSCOPE
         | CHATTED
-        | {"stream": True, "prompt_tokens": None, "completion_tokens": None}
-        | {"error": "provider_failed"},
+        | UNCOUNTED
+        | {"stream": True, "events_out": 3, "error": "provider_failed", "attempts": [(200, "reset")]},
     ),
     "a stream with an error": (
         {"body": STREAM, "settings": "error-event=2"},
         DASHSCOPE
         | CHATTED
-        | {"stream": True, "prompt_tokens": None, "completion_tokens": None}
-        | {"error": "error_in_stream"},
+        | UNCOUNTED
+        | {"stream": True, "events_out": 4, "error": "error_in_stream", "attempts": [(200, "stream-error")]},
     ),
     "embeddings": (
         {"path": "/v1/embeddings", "body": {"model": "e", "input": "four"}},
         DASHSCOPE
         | UNKNOWN
         | {"operation": "embeddings", "request_model": "e", "sent_model": "e", "response_model": "e"}
-        | {"stream": False, "status": 200, "prompt_tokens": 1},
+        | {"stream": False, "status": 200, "prompt_tokens": 1, "attempts": [(200, None)]},
     ),
     "an operation that nobody knows": (
         {"path": "/v1/files", "body": {"model": "f"}},
         DASHSCOPE
         | UNKNOWN
-        | {"operation": "other", "request_model": "f", "sent_model": "f", "stream": False, "status": 401},
+        | {"operation": "other", "request_model": "f", "sent_model": "f", "stream": False, "status": 401}
+        | {"attempts": [(401, None)]},
     ),
     "an error of the provider": (
         {"settings": "status=429"},
-        DASHSCOPE | CHATTED | {"response_model": None, "status": 429, "prompt_tokens": None, "completion_tokens": None},
+        DASHSCOPE | CHATTED | UNCOUNTED | {"response_model": None, "status": 429, "attempts": [(429, "rate-limited")]},
     ),
     "no chat": (
         {"body": {"prompt": "hi"}},
@@ -148,8 +155,9 @@ CASES = {
         {"host": "gone.test"},
         {"host": "gone.test", "route": None, "provider": "default/gone-test"}
         | CHATTED
+        | UNCOUNTED
         | {"sent_model": "m", "response_model": None, "status": 502, "error": "provider_unreachable"}
-        | {"prompt_tokens": None, "completion_tokens": None},
+        | {"attempts": [(None, "connect-failure")]},
     ),
 }
 
@@ -157,15 +165,23 @@ CASES = {
 @pytest.mark.parametrize(("how", "wanted"), CASES.values(), ids=CASES.keys())
 def test_every_field_of_a_record(world, proxy, how, wanted):
     with proxy.recording() as records:
-        size = post(proxy, **how)
+        got = post(proxy, **how)
 
     [record] = records
     measured = {name: record.pop(name) for name in MEASURED}
+    attempts = record["attempts"]
+    record["attempts"] = [(attempt["status"], attempt["error"]) for attempt in attempts]
     assert record == UNKNOWN | wanted
+    assert {(attempt["provider"], attempt["sent_model"]) for attempt in attempts} <= {
+        (record["provider"], record["sent_model"])
+    }
+    assert all(0 < attempt["duration_seconds"] <= measured["duration_seconds"] for attempt in attempts)
     assert measured["bytes_in"] == len(json.dumps(how.get("body", CHAT)))
-    assert measured["bytes_out"] == size
+    assert measured["bytes_out"] == len(got)
     assert 0 < measured["time_to_first_byte_seconds"] <= measured["duration_seconds"]
     assert measured["client"].startswith("127.0.0.1:")
+    told_apart = 0 if wanted.get("error") != "provider_failed" else 1  # the last event is ours
+    assert got.count(b"\n\n") == (record["events_out"] or 0) + told_apart
     age = dt.datetime.now(dt.UTC) - dt.datetime.fromisoformat(measured["time"])
     assert dt.timedelta() < age < dt.timedelta(seconds=30)
 
@@ -176,13 +192,19 @@ def test_a_client_that_is_gone_before_the_answer(world, proxy):
         f"POST http://dashscope.aliyuncs.com/ HTTP/1.1\r\nhost: dashscope.aliyuncs.com\r\ncontent-length: {len(body)}"
     )
 
-    with proxy.recording() as records:
-        send(proxy.port, f"{head}\r\nx-standin: first-byte=60\r\n\r\n".encode() + body, say_no_more=True)
+    with proxy.recording() as records, socket.create_connection(("127.0.0.1", proxy.port)) as client:
+        client.sendall(f"{head}\r\nx-standin: first-byte=60\r\n\r\n".encode() + body)
+        world.dashscope.wait_for(lambda standin: standin.requests)
+        client.close()
 
     [record] = records
-    assert {name: record[name] for name in UNKNOWN} == UNKNOWN | {
-        name: CHATTED[name] for name in ("operation", "request_model", "sent_model", "stream")
-    } | {"error": "client_disconnected"}
+    [attempt] = record.pop("attempts")
+    known = {name: CHATTED[name] for name in ("operation", "request_model", "sent_model", "stream")}
+    assert (attempt["status"], attempt["error"]) == (None, "client_disconnected")
+    assert {name: record.get(name) for name in UNKNOWN} == UNKNOWN | known | {
+        "error": "client_disconnected",
+        "attempts": None,
+    }
     assert record["status"] is record["time_to_first_byte_seconds"] is None
     assert (record["bytes_in"], record["bytes_out"]) == (len(body), 0)
 
