@@ -359,6 +359,9 @@ included() ( # FAMILY CHAIN NAME MATCH TARGET: one rule for each included destin
 #   5. included ports, to included CIDRs    to the proxy
 #
 # What no rule matches leaves as if this script had never run.
+#
+# A uid is known only while the socket is open. Here that is enough: of each connection only the first packet comes by.
+# In raw it is not. A conntrack zone for the proxy's uid loses what was still unsent when the proxy closed a connection.
 redirect_rules() ( # FAMILY
     for group in $(port_groups "$exclude_ports"); do
         rule SIDESTREAM_OUTPUT ignore-excluded-ports "-p tcp -m multiport --dports $group" RETURN

@@ -27,6 +27,9 @@ TIMEOUT_SECONDS = 10
 PROXY_PORTS = range(15001, 15005)
 ORIGIN_PORTS = [80, 443, *range(8001, 8019)]
 ORIGIN_ADDRESSES = ["203.0.113.10", "203.0.113.20", "2001:db8::10", "2001:db8::20"]
+RECEIVE_BUFFER_BYTES = 16 * 1024
+"""How much waits for a server that does not read, where a test wants the rest to wait with the client."""
+
 INSIDE_MAC, OUTSIDE_MAC = "02:00:00:00:00:01", "02:00:00:00:00:02"
 
 SO_ORIGINAL_DST = 80  # linux/netfilter_ipv4.h, and the same for IPv6
@@ -130,6 +133,24 @@ class Pod:
                 address, port, *_ = connection.getsockname()
                 destination = original_destination(connection) if name == "proxy" else (plain(address), port)
                 return Answer(f"{name}:{port}", destination)
+
+    def send_and_close(self, address, port, size_bytes, *, uid=0):
+        """
+        Send from the pod as `uid` to somebody who reads only after the connection was closed.
+
+        Return how many of `size_bytes` the kernel took, and how many arrived.
+        """
+        [listener] = [one for one, name in self.listeners.items() if (name, one.getsockname()[1]) == ("origin", port)]
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
+        listener.settimeout(TIMEOUT_SECONDS)
+        with self._client(address, socket.SOCK_STREAM, uid) as client:
+            client.connect((address, port))
+            connection, _ = listener.accept()
+            client.setblocking(False)
+            taken = client.send(bytes(size_bytes))
+        with connection:
+            connection.settimeout(TIMEOUT_SECONDS)
+            return taken, sum(map(len, iter(lambda: connection.recv(65536), b"")))
 
     def send_datagram(self, address, port, *, uid=0):
         """Send a datagram from the pod as `uid`; return `arrived`, or the error that its socket was given."""

@@ -2,8 +2,30 @@
 
 import pytest
 
+from tests.init_container.network import PROXY_PORTS, RECEIVE_BUFFER_BYTES
+
 IPV4, OTHER_IPV4 = "203.0.113.10", "203.0.113.20"
 IPV6, OTHER_IPV6 = "2001:db8::10", "2001:db8::20"
+
+FIREWALL = """\
+*filter
+-A INPUT -i lo -j ACCEPT
+-A INPUT -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT
+-A INPUT -p tcp -j DROP
+COMMIT
+"""
+
+# Somebody else's proxy, a mesh's, for all that leaves the pod.
+ANOTHER_PROXY = """\
+*nat
+-A OUTPUT ! -o lo -p tcp -j REDIRECT --to-ports 15004
+COMMIT
+"""
+
+
+def add_rules(pod, document):
+    for program in ("iptables-nft-restore", "ip6tables-nft-restore"):
+        pod.inside.restore(program, document)
 
 
 def proxied(address, port=80, by=15001):
@@ -58,6 +80,35 @@ def test_where_the_proxy_has_another_uid_1337_is_redirected(redirected):
     answers = [pod.connect(address, 80, uid=uid) for address in (IPV4, IPV6) for uid in (1337, 4242)]
 
     assert answers == [proxied(IPV4), direct(IPV4), proxied(IPV6), direct(IPV6)]
+
+
+# The proxy's uid is known only while its socket is open. What leaves after that must go where the rest went.
+@pytest.mark.parametrize("address", [IPV4, IPV6])
+def test_what_the_proxy_sent_before_it_closed_arrives_in_full(redirected, address):
+    pod = redirected()
+
+    taken, arrived = pod.send_and_close(address, 80, 1_000_000, uid=1337)
+
+    assert taken > 2 * RECEIVE_BUFFER_BYTES
+    assert arrived == taken
+
+
+def test_the_proxy_gets_answers_through_a_firewall_that_lets_nothing_else_in(redirected):
+    pod = redirected()
+    add_rules(pod, FIREWALL)
+
+    answers = [pod.connect(address, 80, uid=1337) for address in (IPV4, IPV6)]
+
+    assert answers == [direct(IPV4), direct(IPV6)]
+
+
+def test_what_the_proxy_sends_is_redirected_where_others_redirect_it(redirected):
+    pod = redirected()
+    add_rules(pod, ANOTHER_PROXY)
+
+    answers = [pod.connect(address, 80, uid=1337) for address in (IPV4, IPV6)]
+
+    assert answers == [proxied(IPV4, by=15004), proxied(IPV6, by=15004)]
 
 
 def test_what_the_pod_says_to_itself_is_not_redirected(redirected):
@@ -122,9 +173,25 @@ def test_each_of_more_ports_than_a_rule_takes_is_redirected(redirected):
 def test_connections_spread_over_a_range_of_proxy_ports(redirected, address):
     pod = redirected("--proxy-port", "15001-15004")
 
-    answers = {pod.connect(address, 80) for _ in range(64)}
+    answers = {pod.connect(address, 80) for _ in range(200)}
 
-    assert answers == {proxied(address, by=port) for port in (15001, 15002, 15003, 15004)}
+    assert answers == {proxied(address, by=port) for port in PROXY_PORTS}
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
+def test_a_connection_to_a_port_of_the_range_stays_with_it(redirected, address):
+    pod = redirected("--proxy-port", "15001-15004")
+
+    answers = [pod.connect(address, port) for port in PROXY_PORTS]
+
+    assert answers == [proxied(address, port, by=port) for port in PROXY_PORTS]
+
+
+@pytest.mark.parametrize("address", [IPV4, IPV6])
+def test_the_proxy_is_let_through_where_it_has_a_range(redirected, address):
+    pod = redirected("--proxy-port", "15001-15004")
+
+    assert pod.connect(address, 80, uid=1337) == direct(address)
 
 
 def test_with_tls_interception_port_443_is_redirected_too(redirected):
@@ -169,8 +236,7 @@ def test_after_cleanup_everything_reaches_the_origin(redirected, sh):
 
 
 def test_a_rule_that_was_there_first_does_not_let_traffic_bypass_the_proxy(redirected, pod):
-    for program in ("iptables-nft-restore", "ip6tables-nft-restore"):
-        pod.inside.restore(program, "*nat\n-A OUTPUT -p tcp -j ACCEPT\nCOMMIT\n")
+    add_rules(pod, "*nat\n-A OUTPUT -p tcp -j ACCEPT\nCOMMIT\n")
 
     redirected()
 

@@ -30,6 +30,7 @@ REDIRECT = ROOT / "init-container" / "redirect.sh"
 MANIFESTS = Path(__file__).with_name("manifests")
 
 PROXY_PORT = 15001
+PROVIDER_PORT = 443
 PROXY_UID = 1337
 APP_UID = 1000
 
@@ -56,6 +57,9 @@ TIMEOUT_SECONDS = 10.0
 
 _ESTABLISHED, _SYN_SENT, _LISTEN = "01", "02", "0A"
 """States of sockets in /proc/net/tcp."""
+
+_KEEP_ALIVE_TIMER = "02"
+_TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass
@@ -172,6 +176,14 @@ class Pod:
         client.connect((address, port))
         return client
 
+    def begin_to_connect(self, address: str, port: int) -> socket.socket:
+        """Return a socket of an app of this pod that is about to be connected to `address`."""
+        client = self._sockets.enter_context(self.make_socket(address))
+        client.bind(("::" if ":" in address else "0.0.0.0", 0))
+        client.setblocking(False)
+        client.connect_ex((address, port))
+        return client
+
     def hang_up(self) -> None:
         """Close all that was connected."""
         self._sockets.close()
@@ -200,9 +212,16 @@ class Pod:
         """Tell whether anybody in the pod is connected to `port` outside."""
         return any(line.state == _ESTABLISHED and line.remote_port == port for line in _sockets_of(self.proxy.process))
 
+    def seconds_to_probe(self, port: int) -> float | None:
+        """Return when the kernel asks whether the server to which the proxy talks from `port` is there, if it will."""
+        lines = (line for line in _sockets_of(self.proxy.process) if line.local_port == port)
+        return next((line.timer_seconds for line in lines if line.timer == _KEEP_ALIVE_TIMER), None)
+
     def has_given_all_back(self) -> bool:
-        """Tell whether the proxy has no more files open than before its first connection."""
-        return open_files(self.proxy.process) == self.files_at_start
+        """Tell whether the proxy has no more files open than at its start, but for what it keeps to providers."""
+        lines = _sockets_of(self.proxy.process)
+        kept = sum(line.remote_port == PROVIDER_PORT and line.state == _ESTABLISHED for line in lines)
+        return open_files(self.proxy.process) == self.files_at_start + kept
 
     def _has_read(self, client: socket.socket) -> bool:
         unacknowledged = array.array("i", [0])
@@ -262,6 +281,12 @@ def pod(outside: Outside, *redirect: str, run: tuple[str, ...] = ()) -> Iterator
 def open_files(process: subprocess.Popen) -> int:
     """Count the open files of `process`: connections, mostly."""
     return len(list(Path(f"/proc/{process.pid}/fd").iterdir()))
+
+
+def memory_bytes(process: subprocess.Popen) -> int:
+    """Return how much memory `process` has of its own."""
+    resident_pages = int(Path(f"/proc/{process.pid}/statm").read_text().split()[1])
+    return resident_pages * os.sysconf("SC_PAGESIZE")
 
 
 def readable(connection: socket.socket, seconds: float = TIMEOUT_SECONDS) -> bool:
@@ -336,6 +361,8 @@ class _Line:
     remote_port: int
     state: str
     unread: int
+    timer: str
+    timer_seconds: float
 
     @property
     def local_port(self) -> int:
@@ -348,8 +375,10 @@ def _sockets_of(process: subprocess.Popen) -> Iterator[_Line]:
         raise RuntimeError(f"{process.args} has ended")
     for table in ("tcp", "tcp6"):
         for line in Path(f"/proc/{process.pid}/net/{table}").read_text().splitlines()[1:]:
-            _, local, remote, state, queues, *_ = line.split()
-            yield _Line(local, int(remote.partition(":")[2], 16), state, int(queues.partition(":")[2], 16))
+            _, local, remote, state, queues, timers, *_ = line.split()
+            timer, _, ticks = timers.partition(":")
+            remote_port, unread = (int(field.partition(":")[2], 16) for field in (remote, queues))
+            yield _Line(local, remote_port, state, unread, timer, int(ticks, 16) / _TICKS_PER_SECOND)
 
 
 def _listens(process: subprocess.Popen, address: str, port: int) -> bool:

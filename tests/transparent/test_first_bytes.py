@@ -144,4 +144,4 @@ def test_another_host_on_the_same_connection_gets_what_the_app_sent(outside, pod
 def test_a_silent_app_is_not_kept_for_ever_where_nobody_listens(pod):
     client = pod.connect(pods.REFUSING, HTTP)
 
-    assert pods.reading_ends(client) == "end"
+    assert pods.reading_ends(client) == "reset"

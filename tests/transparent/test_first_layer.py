@@ -71,14 +71,18 @@ class Proxy:
     def wake(self) -> None:
         self.feed(events.Wakeup(self.take(commands.RequestWakeup)))
 
+    @property
+    def timers(self) -> list[commands.Command]:
+        return [command for command in self.asked if isinstance(command, commands.RequestWakeup)]
+
     def connect(self, error: str | None = None) -> None:
         self.server.error = error
         if error is None:
             self.server.state, self.server.timestamp_tcp_setup = ConnectionState.OPEN, time.time()
         self.feed(events.OpenConnectionCompleted(self.take(commands.OpenConnection), error))
 
-    def say(self) -> None:
-        self.feed(events.DataReceived(self.client, WORDS))
+    def say(self, words: bytes = WORDS) -> None:
+        self.feed(events.DataReceived(self.client, words))
 
     def end(self) -> None:
         self.client.state &= ~ConnectionState.CAN_READ
@@ -139,3 +143,44 @@ def test_a_silent_client_is_closed_a_while_after_its_destination_failed(proxy):
     proxy.wake()
 
     assert (closed_at_once, proxy.has_closed_client) == (False, True)
+
+
+def test_words_that_tell_nothing_are_passed_on_when_no_more_follow(proxy):
+    proxy.wake()
+    proxy.connect()
+    proxy.say(b"PO")
+    proxy.judge()
+    sent_at_once = proxy.sent
+    proxy.wake()
+    proxy.judge()
+
+    assert (sent_at_once, proxy.sent) == (b"", b"PO")
+
+
+def test_a_client_that_goes_on_is_waited_for_anew(proxy):
+    proxy.wake()
+    proxy.connect()
+    proxy.say(b"P")
+    proxy.judge()
+    proxy.say(b"O")
+    proxy.judge()
+    proxy.wake()
+    sent_meanwhile = proxy.sent
+    proxy.wake()
+    proxy.judge()
+
+    assert (sent_meanwhile, proxy.sent) == (b"", b"PO")
+
+
+def test_no_timer_ends_a_connection_that_passes_through(proxy):
+    proxy.wake()
+    proxy.connect()
+    proxy.say(b"PO")
+    proxy.judge()
+    proxy.say(b"NG")
+    proxy.judge()
+    proxy.end()
+    while proxy.timers:
+        proxy.wake()
+
+    assert (proxy.sent, proxy.has_closed_client) == (b"PONG", False)

@@ -101,7 +101,8 @@ def test_clients_that_leave_while_a_dead_host_is_dialled_are_forgotten(pod):
 
 @pytest.mark.xfail(
     reason="What the proxy dials in vain stays with conntrack for two minutes, and is not redirected. Whoever then "
-    "connects from the same port to the same address passes by the proxy. redirect.sh can prevent it by a zone.",
+    "connects from the same port to the same address passes by the proxy. Why no rule prevents that is told in "
+    "init-container/README.md.",
     raises=AssertionError,
 )
 def test_a_port_that_the_proxy_dialled_from_in_vain_is_as_good_as_any_other(pod):

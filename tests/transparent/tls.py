@@ -1,12 +1,20 @@
 """TLS for conversations: the first bytes of clients, and a server that repeats what it hears."""
 
+import base64
 import contextlib
+import hashlib
 import socket
 import ssl
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from sidestream.demo.certificates import Certificate
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from sidestream.demo import certificates
+from sidestream.demo.certificates import Authority, Certificate
 
 
 def client_hello(server_name: str | None, alpn: Sequence[str] = ()) -> bytes:
@@ -22,6 +30,32 @@ def client_hello(server_name: str | None, alpn: Sequence[str] = ()) -> bytes:
 
 def der(certificate: Certificate) -> bytes:
     return ssl.PEM_cert_to_DER_cert(certificate.cert_file.read_text())
+
+
+def public_key_pin(certificate: Certificate) -> str:
+    """Return the key of `certificate` as curl and HPKP (RFC 7469) pin it."""
+    key = x509.load_pem_x509_certificate(certificate.cert_file.read_bytes()).public_key()
+    info = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    return base64.b64encode(hashlib.sha256(info).digest()).decode()
+
+
+def client_certificate(authority: Authority) -> Certificate:
+    """Issue a certificate that a client may present; `authority` itself issues those of servers."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "an app")])
+    purpose = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH])
+    issuer_key_id = authority._certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+    certificate = (
+        certificates._builder(subject, authority._certificate.subject, key)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(purpose, critical=False)
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(issuer_key_id),
+            critical=False,
+        )
+        .sign(authority._key, hashes.SHA256())
+    )
+    return authority._write(certificate, key)
 
 
 @contextlib.contextmanager
