@@ -54,7 +54,21 @@ lock: ## resolve .locks/ again after a change of pyproject.toml (ARGS=--upgrade 
 bench-policy: setup ## measure what deciding and planning cost
 	@$(PYTHON) -m sidestream.cli.bench $(ARGS)
 
+.PHONY: soak
+soak: setup ## half an hour of load and faults: nothing is lost, nothing leaks (ARGS="--minutes 5")
+	@$(PYTHON) -m tests.soak $(ARGS)
+
+.PHONY: bench
+bench: setup ## measure Sidestream beside stock mitmdump, Envoy and LiteLLM (Linux, root; ARGS=--quick)
+	@.make/bench
+	@PYTHONPATH=addon .venv-bench/bin/python -m tests.bench $(ARGS)
+
+.PHONY: bench-clients
+bench-clients: setup ## measure HTTP clients that could call the providers
+	@.make/venv .venv-bench .locks/bench.txt
+	@PYTHONPATH=addon .venv-bench/bin/python -m tests.bench.http_clients $(ARGS)
+
 .PHONY: clean
 clean: ## remove environments and caches
-	@rm -rf .venv .venv-tools .venv-lock .tox .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
+	@rm -rf .venv .venv-tools .venv-lock .venv-bench .venv-litellm .tox .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
 	@find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
