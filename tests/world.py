@@ -121,14 +121,19 @@ class Proxy:
 
     def _fence(self, host: str) -> int:
         """Make a request that is refused; return how many records there are up to its own."""
+        known = len(self.records)  # a port is used again before long: an older record may have the same one
         with socket.create_connection(("127.0.0.1", self.port), timeout=10) as client:
             head = f"POST http://{host}/ HTTP/1.1\r\nHost: {host}\r\n"
             client.sendall(f"{head}Content-Length: 0\r\nConnection: close\r\n\r\n".encode())
             while client.recv(65536):
                 pass
             own = ":".join(map(str, client.getsockname()))
-        wait_for(lambda: any(record["client"] == own for record in self.records))
-        return max(number for number, record in enumerate(self.records, 1) if record["client"] == own)
+
+        def own_number() -> int | None:
+            found = enumerate(self.records[known:], known + 1)
+            return next((number for number, record in found if record["client"] == own), None)
+
+        return wait_for(own_number)
 
     def wait_for_record(self, predicate: Callable[[dict], bool] = lambda _: True, timeout: float = 10.0) -> dict:
         return wait_for(lambda: next((record for record in self.records if predicate(record)), None), timeout)
