@@ -147,14 +147,29 @@ def test_a_finished_chat_is_recorded_whole():
         "stream": False,
         "status": 200,
         "error": None,
+        "response_id": None,
+        "finish_reason": None,
+        "server_address": DASHSCOPE,
+        "server_port": 443,
+        "provider_system": "dashscope",
         "prompt_tokens": 22,
         "completion_tokens": 7,
+        "cached_tokens": None,
+        "reasoning_tokens": None,
+        "usage_partial": False,
+        "cost_usd": None,
         "time_to_first_byte_seconds": 0.5,
+        "time_to_first_event_seconds": None,
+        "seconds_per_event": None,
         "duration_seconds": 1.25,
+        "overhead_seconds": None,
         "bytes_in": 88,
         "bytes_out": len(ANSWER),
         "events_out": None,
         "attempts": [],
+        "trace_id": None,
+        "span_id": None,
+        "parent_span_id": None,
     }
 
 
@@ -322,6 +337,36 @@ def test_what_the_client_was_sent_is_not_what_the_provider_said():
     record = exchange.finish(now=101.0)
 
     assert (record.response_model, record.bytes_out, record.events_out) == ("qwen-max-0125", 14, 1)
+
+
+def test_events_are_timed_from_the_first_to_the_last():
+    exchange = governed(STREAMING)
+
+    for number, now in ((0, 100.5), (2, 101.0), (2, 101.5), (5, 103.0), (5, 104.0)):
+        exchange.passed_events(number, now=now)
+
+    record = exchange.finish(now=105.0)
+    assert (record.events_out, record.time_to_first_event_seconds, record.seconds_per_event) == (5, 1.0, 0.5)
+
+
+def test_overhead_is_what_neither_the_client_nor_a_provider_took():
+    exchange = governed(STREAMING)
+    exchange.received(now=101.0)
+    attempt_at(exchange, "a.example", began=101.25)
+    exchange.ended_attempt("reset", now=103.0)
+    attempt_at(exchange, "b.example", began=103.5)
+    exchange.ended_attempt(None, now=104.0)
+
+    assert exchange.finish(now=104.25).overhead_seconds == 1.0
+
+
+def test_a_stream_that_was_cut_has_the_tokens_until_then():
+    exchange = governed(STREAMING, "text/event-stream")
+    exchange.meter.feed(json_lines(CHUNK, CHUNK))
+
+    record = exchange.finish(now=101.0, error="provider_failed")
+
+    assert (record.prompt_tokens, record.completion_tokens, record.usage_partial) == (None, 2, True)
 
 
 # --- attempts -------------------------------------------------------------------------------------

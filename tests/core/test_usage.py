@@ -49,6 +49,7 @@ DELTA = '{"type":"response.output_text.delta","delta":"hi"}'
 COMPLETED = json.dumps({"type": "response.completed", "response": RESPONSE})
 FAILED = '{"type":"response.failed","response":{"model":"gpt-4o","error":{"code":"server_error"},"usage":null}}'
 ERROR = '{"error":{"message":"overloaded","type":"server_error","code":null}}'
+OF_CHAT, OF_RESPONSE = Usage(22, 7, 16, 4), Usage(36, 87, 3, 9)
 JSON, EVENT_STREAM = "application/json", "text/event-stream"
 TEXTS = (CHUNK, LAST_CHUNK, "[DONE]", CREATED, DELTA, COMPLETED, FAILED, ERROR, "{", "[]", '"usage"', '{"usage":{}}')
 streams = st.lists(st.sampled_from(TEXTS), max_size=5).map(lambda texts: json_lines(*texts))
@@ -66,8 +67,11 @@ def read(meter):
 @pytest.mark.parametrize(
     ("answer", "model", "usage"),
     [
-        (CHAT, "qwen-max-2025-01-25", Usage(22, 7)),
-        (RESPONSE, "gpt-4o-2024-08-06", Usage(36, 87)),
+        (CHAT, "qwen-max-2025-01-25", OF_CHAT),
+        (RESPONSE, "gpt-4o-2024-08-06", OF_RESPONSE),
+        ({"usage": {"prompt_tokens": 9, "prompt_cache_hit_tokens": 4}}, None, Usage(9, None, 4)),
+        ({"usage": {"prompt_tokens": 9, "cached_tokens": 5}}, None, Usage(9, None, 5)),
+        ({"usage": {"prompt_tokens": 9, "prompt_tokens_details": {"cached_tokens": "5"}}}, None, Usage(9)),
         (EMBEDDINGS, "text-embedding-v3", Usage(8, None)),
         ({"model": "x", "choices": []}, "x", Usage(None, None)),
         ({"model": "x", "usage": None}, "x", Usage(None, None)),
@@ -90,11 +94,27 @@ def test_a_json_answer_tells_its_model_and_usage(answer, model, usage):
     assert read(meter) == (model, usage, None, False)
 
 
+def test_an_answer_tells_its_id_and_how_it_ended():
+    meter = metered(json.dumps(CHAT).encode(), content_type=JSON)
+
+    assert (meter.response_id, meter.finish_reason) == ("chatcmpl-1", "stop")
+
+
+def test_a_stream_tells_its_id_how_it_ended_and_how_many_pieces_it_had():
+    role = '{"id":"c-1","model":"m","choices":[{"delta":{"role":"assistant","content":""}}]}'
+    call = '{"id":"c-1","choices":[{"delta":{"tool_calls":[{"function":{"arguments":"{"}}]},"finish_reason":null}]}'
+    last = '{"id":"c-1","choices":[{"delta":{},"finish_reason":"tool_calls"}]}'
+
+    meter = metered(json_lines(role, call, call, last, "[DONE]"))
+
+    assert (meter.response_id, meter.finish_reason, meter.pieces) == ("c-1", "tool_calls", 2)
+
+
 @pytest.mark.parametrize(
     "content_type", [JSON, "application/json; charset=utf-8", "Application/JSON", "application/x+json"]
 )
 def test_any_json_type_is_read(content_type):
-    assert metered(json.dumps(CHAT).encode(), content_type=content_type).usage == Usage(22, 7)
+    assert metered(json.dumps(CHAT).encode(), content_type=content_type).usage == OF_CHAT
 
 
 @pytest.mark.parametrize("content_type", [EVENT_STREAM, "text/event-stream;charset=UTF-8", " Text/Event-Stream ; x=y"])
@@ -153,7 +173,7 @@ def test_a_chat_stream_tells_its_model_usage_and_end(texts, expected):
 @pytest.mark.parametrize(
     ("texts", "expected"),
     [
-        ((CREATED, DELTA, COMPLETED), ("gpt-4o-2024-08-06", Usage(36, 87), True, False)),
+        ((CREATED, DELTA, COMPLETED), ("gpt-4o-2024-08-06", OF_RESPONSE, True, False)),
         ((CREATED, DELTA), ("gpt-4o", Usage(), False, False)),
         ((CREATED, FAILED), ("gpt-4o", Usage(), True, True)),
         ((CREATED, '{"type":"error","code":"server_error","message":"x"}'), ("gpt-4o", Usage(), False, True)),
@@ -224,7 +244,7 @@ def test_no_cut_of_any_stream_changes_what_it_tells(stream_and_places):
 def test_cutting_a_json_answer_changes_nothing(cuts):
     meter = metered(*cut_at(cuts, json.dumps(CHAT).encode()), content_type=JSON)
 
-    assert read(meter) == ("qwen-max-2025-01-25", Usage(22, 7), None, False)
+    assert read(meter) == ("qwen-max-2025-01-25", OF_CHAT, None, False)
 
 
 @given(st.integers(0, len(STREAM) - 1))
@@ -295,7 +315,7 @@ def test_finishing_twice_is_finishing_once():
 
 
 @pytest.mark.parametrize("size", [100_000, 2 * MAX_JSON_BYTES])
-@pytest.mark.parametrize(("more", "usage"), [(0, Usage(22, 7)), (1, Usage())])
+@pytest.mark.parametrize(("more", "usage"), [(0, OF_CHAT), (1, Usage())])
 def test_a_json_answer_is_metered_up_to_its_bound_however_it_was_cut(size, more, usage):
     text = json.dumps(CHAT).encode()
     answer = text + b" " * (MAX_JSON_BYTES - len(text) + more)

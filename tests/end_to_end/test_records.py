@@ -24,13 +24,24 @@ UNKNOWN = {
     "request_model": None,
     "sent_model": None,
     "response_model": None,
+    "finish_reason": None,
+    "server_address": None,
+    "provider_system": None,
     "stream": None,
     "error": None,
     "prompt_tokens": None,
     "completion_tokens": None,
+    "cached_tokens": None,
+    "reasoning_tokens": None,
+    "usage_partial": None,
+    "cost_usd": None,
     "events_out": None,
     "attempts": [],
+    "trace_id": None,
+    "span_id": None,
+    "parent_span_id": None,
 }
+SENT = {"server_address": "127.0.0.1", "provider_system": "dashscope"}
 CHATTED = {
     "operation": "chat",
     "request_model": "gpt-4o",
@@ -38,13 +49,22 @@ CHATTED = {
     "response_model": "qwen1.5-72b-chat",
     "stream": False,
     "status": 200,
+    "finish_reason": "stop",
     "prompt_tokens": 1,
     "completion_tokens": 11,
+    "cached_tokens": 0,
+    "usage_partial": False,
     "attempts": [(200, None)],
+    **SENT,
 }
-UNCOUNTED = {"prompt_tokens": None, "completion_tokens": None}
+UNCOUNTED = {"prompt_tokens": None, "completion_tokens": None, "cached_tokens": None, "usage_partial": None}
+UNANSWERED = UNCOUNTED | {"response_model": None, "finish_reason": None}
 BEFORE = {"client": "of before"}
-MEASURED = ("time", "id", "client", "time_to_first_byte_seconds", "duration_seconds", "bytes_in", "bytes_out")
+MEASURED = (
+    *("time", "id", "client", "response_id", "server_port"),
+    *("time_to_first_byte_seconds", "time_to_first_event_seconds", "seconds_per_event"),
+    *("duration_seconds", "overhead_seconds", "bytes_in", "bytes_out"),
+)
 """Fields that no table can know."""
 
 
@@ -91,7 +111,7 @@ CASES = {
         {"host": "api.moonshot.cn"},
         {"host": "api.moonshot.cn", "route": None, "provider": "default/moonshot"}
         | CHATTED
-        | {"sent_model": "moonshot-v1-8k", "response_model": "moonshot-v1-8k"},
+        | {"sent_model": "moonshot-v1-8k", "response_model": "moonshot-v1-8k", "provider_system": "moonshot_ai"},
     ),
     "no model": ({"body": {"messages": MESSAGES}}, DASHSCOPE | CHATTED | {"request_model": None}),
     "a stream with usage": (
@@ -116,6 +136,7 @@ CASES = {
         DASHSCOPE
         | CHATTED
         | UNCOUNTED
+        | {"completion_tokens": 2, "usage_partial": True, "finish_reason": None}
         | {"stream": True, "events_out": 3, "error": "provider_failed", "attempts": [(200, "reset")]},
     ),
     "a stream with an error": (
@@ -123,6 +144,7 @@ CASES = {
         DASHSCOPE
         | CHATTED
         | UNCOUNTED
+        | {"completion_tokens": 2, "usage_partial": True, "finish_reason": None}
         | {"stream": True, "events_out": 4, "error": "error_in_stream", "attempts": [(200, "stream-error")]},
     ),
     "embeddings": (
@@ -130,18 +152,20 @@ CASES = {
         DASHSCOPE
         | UNKNOWN
         | {"operation": "embeddings", "request_model": "e", "sent_model": "e", "response_model": "e"}
-        | {"stream": False, "status": 200, "prompt_tokens": 1, "attempts": [(200, None)]},
+        | {"stream": False, "status": 200, "prompt_tokens": 1, "usage_partial": False, "attempts": [(200, None)]}
+        | SENT,
     ),
     "an operation that nobody knows": (
         {"path": "/v1/files", "body": {"model": "f"}},
         DASHSCOPE
         | UNKNOWN
         | {"operation": "other", "request_model": "f", "sent_model": "f", "stream": False, "status": 401}
-        | {"attempts": [(401, None)]},
+        | {"attempts": [(401, None)]}
+        | SENT,
     ),
     "an error of the provider": (
         {"settings": "status=429"},
-        DASHSCOPE | CHATTED | UNCOUNTED | {"response_model": None, "status": 429, "attempts": [(429, "rate-limited")]},
+        DASHSCOPE | CHATTED | UNANSWERED | {"status": 429, "attempts": [(429, "rate-limited")]},
     ),
     "no chat": (
         {"body": {"prompt": "hi"}},
@@ -155,8 +179,8 @@ CASES = {
         {"host": "gone.test"},
         {"host": "gone.test", "route": None, "provider": "default/gone-test"}
         | CHATTED
-        | UNCOUNTED
-        | {"sent_model": "m", "response_model": None, "status": 502, "error": "provider_unreachable"}
+        | UNANSWERED
+        | {"provider_system": "_OTHER", "sent_model": "m", "status": 502, "error": "provider_unreachable"}
         | {"attempts": [(None, "connect-failure")]},
     ),
 }
@@ -180,10 +204,71 @@ def test_every_field_of_a_record(world, proxy, how, wanted):
     assert measured["bytes_out"] == len(got)
     assert 0 < measured["time_to_first_byte_seconds"] <= measured["duration_seconds"]
     assert measured["client"].startswith("127.0.0.1:")
+    assert 0 <= measured["overhead_seconds"] < measured["duration_seconds"]
+    assert (measured["server_port"] is None) is (record["server_address"] is None)
+    assert (measured["response_id"] is None) is (record["operation"] == "embeddings" or not record["response_model"])
+    assert (measured["time_to_first_event_seconds"] is None) is not record["events_out"]
+    if record["events_out"]:
+        assert 0 < measured["time_to_first_event_seconds"] <= measured["duration_seconds"]
+        assert 0 <= measured["seconds_per_event"] < measured["duration_seconds"]
     told_apart = 0 if wanted.get("error") != "provider_failed" else 1  # the last event is ours
     assert got.count(b"\n\n") == (record["events_out"] or 0) + told_apart
     age = dt.datetime.now(dt.UTC) - dt.datetime.fromisoformat(measured["time"])
     assert dt.timedelta() < age < dt.timedelta(seconds=30)
+
+
+COUNTS = ("prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens", "usage_partial")
+REPORTED = "prompt-tokens=70 completion-tokens=31 cached=64 reasoning=8"
+ASKED = STREAM | {"stream_options": {"include_usage": True}}
+TOKENS = {
+    "JSON": ({"settings": REPORTED}, (70, 31, 64, 8, False)),
+    "a stream that was asked for usage": ({"body": ASKED, "settings": REPORTED}, (70, 31, 64, 8, False)),
+    "a stream that was not": ({"body": STREAM, "settings": REPORTED}, (70, 31, 64, 8, False)),
+    "a stream with usage in its last chunk": (
+        {"body": STREAM, "settings": f"{REPORTED} usage=with-last"},
+        (70, 31, 64, 8, False),
+    ),
+    "a compressed stream": ({"body": STREAM, "settings": f"{REPORTED} gzip=1"}, (70, 31, 64, 8, False)),
+    "the Responses API": (
+        {"path": "/v1/responses", "body": {"model": "m", "input": "hi"}, "settings": REPORTED},
+        (70, 31, 64, 8, False),
+    ),
+    "a stream of the Responses API": (
+        {"path": "/v1/responses", "body": {"model": "m", "input": "hi", "stream": True}, "settings": REPORTED},
+        (70, 31, 64, 8, False),
+    ),
+    "embeddings": (
+        {"path": "/v1/embeddings", "body": {"model": "e", "input": "four"}, "settings": "prompt-tokens=70"},
+        (70, None, None, None, False),
+    ),
+    "a stream cut after three pieces": (
+        {"body": STREAM, "settings": f"{REPORTED} events=9 cut=3"},
+        (None, 3, None, None, True),
+    ),
+    "a tool call cut after four pieces": (
+        {"body": STREAM | {"tools": [{"type": "function", "function": {"name": "f"}}]}, "settings": "events=9 cut=4"},
+        (None, 4, None, None, True),
+    ),
+    "a stream of the Responses API cut after three pieces": (
+        {
+            "path": "/v1/responses",
+            "body": {"model": "m", "input": "hi", "stream": True},
+            "settings": "events=9 cut=3",
+        },
+        (None, 3, None, None, True),
+    ),
+    "a stream that tells nothing": ({"body": STREAM, "settings": "usage=never"}, (None, None, None, None, None)),
+    "JSON that is cut": ({"settings": f"{REPORTED} cut=1"}, (None, None, None, None, None)),
+}
+
+
+@pytest.mark.parametrize(("how", "wanted"), TOKENS.values(), ids=TOKENS.keys())
+def test_tokens_are_the_providers(world, proxy, how, wanted):
+    with proxy.recording() as records:
+        post(proxy, **how)
+
+    [record] = records
+    assert tuple(record[name] for name in COUNTS) == wanted
 
 
 def test_a_client_that_is_gone_before_the_answer(world, proxy):
@@ -199,7 +284,7 @@ def test_a_client_that_is_gone_before_the_answer(world, proxy):
 
     [record] = records
     [attempt] = record.pop("attempts")
-    known = {name: CHATTED[name] for name in ("operation", "request_model", "sent_model", "stream")}
+    known = SENT | {name: CHATTED[name] for name in ("operation", "request_model", "sent_model", "stream")}
     assert (attempt["status"], attempt["error"]) == (None, "client_disconnected")
     assert {name: record.get(name) for name in UNKNOWN} == UNKNOWN | known | {
         "error": "client_disconnected",

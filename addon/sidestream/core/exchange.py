@@ -12,7 +12,8 @@ from sidestream.core.errors import cut
 from sidestream.core.planning import Plan
 from sidestream.core.routing import Decision, Forward, Reject
 from sidestream.core.snapshot import Backend
-from sidestream.core.usage import Meter
+from sidestream.core.systems import system_of
+from sidestream.core.usage import Meter, Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +56,33 @@ class Record:
     status: int | None
     error: str | None
     """A stable word for what went wrong; ``None`` when nothing did."""
+    response_id: str | None
+    """The provider's own id of its answer."""
+    finish_reason: str | None
+    """Why the answer ended, in the provider's word."""
+    server_address: str | None
+    """Where the provider is, as the policy names it."""
+    server_port: int | None
+    provider_system: str | None
+    """Whose API the provider's is: OpenTelemetry's `gen_ai.provider.name`."""
     prompt_tokens: int | None
     completion_tokens: int | None
+    cached_tokens: int | None
+    """Of the prompt, those that the provider had in a cache."""
+    reasoning_tokens: int | None
+    """Of the completion, those that were not part of the answer."""
+    usage_partial: bool | None
+    """Whether the answer broke off, so that tokens are those until then; ``None``: none are known."""
+    cost_usd: float | None
+    """What the tokens cost by public prices, in US dollars; ``None``: a price or a count is not known."""
     time_to_first_byte_seconds: float | None
+    time_to_first_event_seconds: float | None
+    """Until the first event of a stream went to the client."""
+    seconds_per_event: float | None
+    """From one event of a stream to the next, on average."""
     duration_seconds: float
+    overhead_seconds: float | None
+    """Of the duration, what was spent neither on waiting for the request's body nor on attempts."""
     bytes_in: int
     """Body bytes that the client sent."""
     bytes_out: int
@@ -67,6 +91,10 @@ class Record:
     """Events of a stream that the client was sent."""
     attempts: tuple[AttemptRecord, ...]
     """Every request to a provider, in order."""
+    trace_id: str | None = None
+    """The trace that the client's `traceparent` names, or ours, where spans are made."""
+    span_id: str | None = None
+    parent_span_id: str | None = None
 
     def as_dict(self) -> dict[str, object]:
         """Return the record as plain values, for JSON."""
@@ -87,12 +115,18 @@ class Exchange:
         self.bytes_in = 0
         self.bytes_out = 0
         self.events_out: int | None = None
+        self._first_event = self._last_event = 0.0
+        self._has_request: float | None = None
         self._attempts: list[AttemptRecord] = []
         self._attempt: _Attempt | None = None
         self._wall_time = wall_time
         self._began = now
         self._first_byte: float | None = None
         self._finished = False
+
+    def received(self, *, now: float) -> None:
+        """Take note that all of the request is there."""
+        self._has_request = now
 
     def began_attempt(self, backend: Backend, planned: Plan, *, now: float) -> None:
         """Take note that the request is sent, for the first time or to another backend."""
@@ -119,6 +153,13 @@ class Exchange:
         self.status = status
         self._first_byte = now
 
+    def passed_events(self, number: int, *, now: float) -> None:
+        """Take note that the client is sent events, `number` by now."""
+        if number != (self.events_out or 0):
+            self._first_event = self._first_event if self.events_out else now
+            self._last_event = now
+        self.events_out = number
+
     def passed(self, chunk: bytes) -> None:
         """Take note of body bytes on their way to the client."""
         self.bytes_out += len(chunk)
@@ -137,6 +178,10 @@ class Exchange:
         if error is None and planned is not None and planned.stream and meter.complete is False:
             error = "stream_incomplete"
         ruled = decision if isinstance(decision, Forward | Reject) else None
+        forward = decision if isinstance(decision, Forward) else None
+        endpoint = planned.attempt.endpoint if planned else None
+        usage, is_partial = _counted(meter)
+        events = self.events_out or 0
         return Record(
             time=datetime.fromtimestamp(self._wall_time, UTC).isoformat(timespec="milliseconds"),
             id=self.id,
@@ -144,7 +189,7 @@ class Exchange:
             host=self.host,
             route=ruled.route.name if ruled and ruled.route else None,
             rule=ruled.rule.name if ruled and ruled.rule else None,
-            provider=decision.backend.provider.name if isinstance(decision, Forward) else None,
+            provider=forward.backend.provider.name if forward else None,
             operation=planned.operation.name if planned else None,
             request_model=_foreign(planned.request_model) if planned else None,
             sent_model=_foreign(planned.sent_model) if planned else None,
@@ -152,15 +197,33 @@ class Exchange:
             stream=planned.stream if planned else None,
             status=self.status,
             error=error or (decision.error.code if isinstance(decision, Reject) else None),
-            prompt_tokens=meter.usage.prompt_tokens,
-            completion_tokens=meter.usage.completion_tokens,
+            response_id=_foreign(meter.response_id),
+            finish_reason=_foreign(meter.finish_reason),
+            server_address=endpoint.host if endpoint else None,
+            server_port=endpoint.port if endpoint else None,
+            provider_system=system_of(forward.backend.provider.host) if forward else None,
+            prompt_tokens=usage.prompt_tokens,
+            completion_tokens=usage.completion_tokens,
+            cached_tokens=usage.cached_tokens,
+            reasoning_tokens=usage.reasoning_tokens,
+            usage_partial=is_partial,
+            cost_usd=None,
             time_to_first_byte_seconds=None if self._first_byte is None else round(self._first_byte - self._began, 6),
+            time_to_first_event_seconds=round(self._first_event - self._began, 6) if events else None,
+            seconds_per_event=round((self._last_event - self._first_event) / (events - 1), 6) if events > 1 else None,
             duration_seconds=round(now - self._began, 6),
+            overhead_seconds=self._overhead(now),
             bytes_in=self.bytes_in,
             bytes_out=self.bytes_out,
             events_out=self.events_out,
             attempts=tuple(self._attempts),
         )
+
+    def _overhead(self, now: float) -> float | None:
+        if self._has_request is None:
+            return None
+        attempted = sum(attempt.duration_seconds for attempt in self._attempts)
+        return max(0.0, round(now - self._has_request - attempted, 6))
 
 
 @dataclass(slots=True)
@@ -169,6 +232,14 @@ class _Attempt:
     sent_model: str | None
     began: float
     status: int | None = None
+
+
+def _counted(meter: Meter) -> tuple[Usage, bool | None]:
+    """Return the tokens of an answer, and whether they are only those until it broke off."""
+    usage, is_cut = meter.usage, meter.complete is False
+    if is_cut and usage.completion_tokens is None and meter.pieces:
+        usage = replace(usage, completion_tokens=meter.pieces)
+    return usage, None if usage == Usage() else is_cut
 
 
 def _foreign(text: str | None) -> str | None:

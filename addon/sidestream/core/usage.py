@@ -1,12 +1,13 @@
 """
-What an answer says about itself: its model and how many tokens it took.
+What an answer says about itself: its model, its id, how it ended and how many tokens it took.
 
 `Meter` reads an answer's bytes as they pass and changes nothing. It understands a JSON
 answer and a stream of events, of chat, completions, embeddings (`prompt_tokens`) and of the
 Responses API (`input_tokens`). What the provider does not say stays ``None``: never 0.
 
 Source: OpenAI API reference, "Chat completion object", "Chat completion chunk", "Responses",
-"Streaming events". Moonshot's streams have `usage` within a choice.
+"Streaming events". Moonshot's streams have `usage` within a choice, and its usage `cached_tokens`;
+DeepSeek calls these `prompt_cache_hit_tokens`.
 """
 
 import json
@@ -21,8 +22,10 @@ MAX_JSON_BYTES = 8 * 1024 * 1024
 
 _ENDS = ("response.completed", "response.incomplete", "response.failed")
 _FAILS = ("error", "response.failed")
-_TELLING = re.compile(rb'"(?:usage"\s*:\s*\{|error"|response\.(?:completed|incomplete|failed)")')
+_TELLING = re.compile(rb'"(?:usage"\s*:\s*\{|error"|finish_reason"\s*:\s*"|response\.(?:completed|incomplete|failed)")')
 """What an event holds that is worth reading once the model is known. Most hold none of it."""
+_PIECE = re.compile(rb'"(?:content|reasoning_content|refusal|arguments|text|delta)"\s*:\s*"[^"]')
+"""What an event holds that carries a piece of the answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,19 +33,33 @@ class Usage:
     """Tokens as the provider counted them; ``None`` where it said nothing."""
 
     prompt_tokens: int | None = None
+    """All of the prompt, with those that came from a cache."""
     completion_tokens: int | None = None
+    """All of the answer, with those of its reasoning."""
+    cached_tokens: int | None = None
+    reasoning_tokens: int | None = None
 
 
 class Meter:
     """
-    Reads one answer. Feed it every chunk, then read `response_model`, `usage` and `complete`.
+    Reads one answer. Feed it every chunk, then read what it says.
 
-    `complete`: whether a stream said that it ended (`[DONE]`, or `response.completed`);
+    `finish_reason`: of the choice that ended last. `complete`: whether a stream said that it ended (`[DONE]`, or `response.completed`);
     ``None`` for an answer that is no stream, whose framing says so, and where an event was
-    too large to read on.
+    too large to read on. `pieces`: events of a stream that carried a piece of the answer.
     """
 
-    __slots__ = ("_decoder", "_json", "complete", "error_seen", "response_model", "usage")
+    __slots__ = (
+        "_decoder",
+        "_json",
+        "complete",
+        "error_seen",
+        "finish_reason",
+        "pieces",
+        "response_id",
+        "response_model",
+        "usage",
+    )
 
     def __init__(self, content_type: str, content_encoding: str = "") -> None:
         media_type = content_type.partition(";")[0].strip().lower()
@@ -52,6 +69,9 @@ class Meter:
         self._decoder = Decoder() if readable and is_stream else None
         self._json: bytearray | None = bytearray() if readable and is_json else None
         self.response_model: str | None = None
+        self.response_id: str | None = None
+        self.finish_reason: str | None = None
+        self.pieces = 0
         self.usage = Usage()
         self.complete: bool | None = False if self._decoder is not None else None
         self.error_seen = False
@@ -86,7 +106,10 @@ class Meter:
     def _read_event(self, data: bytes) -> None:
         if data == b"[DONE]":
             self.complete = True
-        elif self.response_model is None or _TELLING.search(data):
+            return
+        if _PIECE.search(data):
+            self.pieces += 1
+        if self.response_model is None or _TELLING.search(data):
             self._read_object(data)
 
     def _read_object(self, text: bytes) -> None:
@@ -105,14 +128,14 @@ class Meter:
         self._read_fields(inner if isinstance(inner, dict) else answer)
 
     def _read_fields(self, answer: Mapping[str, object]) -> None:
-        model, usage = answer.get("model"), answer.get("usage") or _usage_of_choice(answer.get("choices"))
-        if isinstance(model, str) and model:
-            self.response_model = model
-        if isinstance(usage, dict):
-            counted = Usage(
-                _count(usage, "prompt_tokens", "input_tokens"), _count(usage, "completion_tokens", "output_tokens")
-            )
-            self.usage = self.usage if counted == Usage() else counted
+        choices = [choice for choice in _list(answer.get("choices")) if isinstance(choice, dict)]
+        self.response_model = _text(answer.get("model")) or self.response_model
+        self.response_id = self.response_id or _text(answer.get("id"))
+        reasons = [_text(choice.get("finish_reason")) for choice in choices]
+        self.finish_reason = next(filter(None, reversed(reasons)), self.finish_reason)
+        usage = answer.get("usage") or next((choice["usage"] for choice in choices if choice.get("usage")), None)
+        if isinstance(usage, dict) and (counted := _usage(usage)) != Usage():
+            self.usage = counted
 
 
 def is_error(answer: Mapping[str, object]) -> bool:
@@ -120,9 +143,18 @@ def is_error(answer: Mapping[str, object]) -> bool:
     return bool(answer.get("error")) or answer.get("type") in _FAILS
 
 
-def _usage_of_choice(choices: object) -> object:
-    listed = choices if isinstance(choices, list) else []
-    return next((choice["usage"] for choice in listed if isinstance(choice, dict) and choice.get("usage")), None)
+def _usage(usage: Mapping[str, object]) -> Usage:
+    of_prompt = usage.get("prompt_tokens_details") or usage.get("input_tokens_details")
+    of_answer = usage.get("completion_tokens_details") or usage.get("output_tokens_details")
+    cached = _count(of_prompt, "cached_tokens") if isinstance(of_prompt, dict) else None
+    if cached is None:
+        cached = _count(usage, "prompt_cache_hit_tokens", "cached_tokens")
+    return Usage(
+        _count(usage, "prompt_tokens", "input_tokens"),
+        _count(usage, "completion_tokens", "output_tokens"),
+        cached,
+        _count(of_answer, "reasoning_tokens") if isinstance(of_answer, dict) else None,
+    )
 
 
 def _count(usage: Mapping[str, object], *names: str) -> int | None:
@@ -131,3 +163,11 @@ def _count(usage: Mapping[str, object], *names: str) -> int | None:
         if isinstance(count, int) and not isinstance(count, bool) and count >= 0:
             return count
     return None
+
+
+def _list(value: object) -> list[object]:
+    return value if isinstance(value, list) else []
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) and value else None

@@ -99,6 +99,7 @@ class RequestHooks:
             if opened is None or flow.response is not None:
                 return
             opened.exchange.bytes_in = len(flow.request.raw_content or b"")
+            opened.exchange.received(now=time.monotonic())
             if opened.original is not None:
                 opened.original.raw_content = flow.request.raw_content
             rejected = self._govern(flow, opened)

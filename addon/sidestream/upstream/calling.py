@@ -231,7 +231,7 @@ class _Attempt:
 
     async def _deliver(self, *parts: Part) -> None:
         if self._relay.manner == "events":
-            self._caller.exchange.events_out = self._relay.events
+            self._caller.exchange.passed_events(self._relay.events, now=time.monotonic())
         if self._has_sent_head:
             await self._caller.deliver(parts)
         else:
