@@ -189,9 +189,11 @@ def started(
         proxy.stop()
 
 
-def sidestream_run(world: World, *flags: str, mode: str = "regular", policies: Path | None = None, **how):
-    """Start `sidestream run`. `mode`: without an address."""
-    port = free_port()
+def sidestream_run(
+    world: World, *flags: str, mode: str = "regular", policies: Path | None = None, port: int | None = None, **how
+):
+    """Start `sidestream run`. `mode`: without an address. `port`: where it listens, if that matters."""
+    port = port or free_port()
     folder = policies or world.policies()
     command = [str(BIN / "sidestream"), "run", "--policies", str(folder), "--mode", mode]
     command += ["--listen", f"127.0.0.1:{port}", "--upstream-ca", str(world.ca_file)]

@@ -48,16 +48,27 @@ def test_ports_that_cannot_be_are_refused(modes, number, said):
 
 def test_a_worker_is_given_all_that_was_given():
     given = ["--policies", "-p", "--upstream-ca", "ca", "--confdir", "conf", "--log", "log", "--labels", "a=b"]
-    given += ["--intercept-tls", "--fail-open", "--set", "x=1", "--set", "y=2", "--listen", "127.0.0.1:1"]
+    given += [
+        "--intercept-tls",
+        "--fail-open",
+        "--set",
+        "x=1",
+        "--set",
+        "y=2",
+        "--listen",
+        "127.0.0.1:1",
+        "--admin",
+        "127.0.0.1:2",
+    ]
     given = [f"{given[0]}={given[1]}", *given[2:]]
     parser = make_parser()
     options = parser.parse_args(["run", *given])
 
-    worker = parser.parse_args(worker_arguments(options, ["regular@127.0.0.1:1"], 7))
+    worker = parser.parse_args(worker_arguments(options, ["regular@127.0.0.1:1"], 7, "unix:x"))
 
     changed = {name for name in vars(options) if getattr(options, name) != getattr(worker, name)}
-    assert changed == {"mode", "listen", "report_to"}
-    assert (worker.mode, worker.report_to) == (["regular@127.0.0.1:1"], 7)
+    assert changed == {"mode", "listen", "report_to", "admin"}
+    assert (worker.mode, worker.report_to, worker.admin) == (["regular@127.0.0.1:1"], 7, "unix:x")
 
 
 def test_pages_cannot_be_had_with_workers():

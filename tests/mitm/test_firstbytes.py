@@ -1,16 +1,19 @@
 """What becomes of a connection, told from its first bytes. tests/transparent has real ones."""
 
+import ssl
+
 import pytest
 from mitmproxy import exceptions
 from mitmproxy.options import Options
 from mitmproxy.proxy import events, layer, layers
 from mitmproxy.proxy.context import Context
+from mitmproxy.proxy.layers.http import HTTPMode
 from mitmproxy.proxy.mode_specs import ProxyMode
 from mitmproxy.test import tflow
 
 from sidestream.core.snapshot import Snapshot
 from sidestream.mitm.engine.transparent import UndecidedLayer
-from sidestream.mitm.firstbytes import choose_layer
+from sidestream.mitm.firstbytes import choose_layer, coverage_of
 
 HOST = "dashscope.aliyuncs.com"
 SNAPSHOT = Snapshot("test", {HOST: None})
@@ -103,3 +106,42 @@ def test_a_destination_that_is_being_opened_is_waited_for():
 
     with pytest.raises(exceptions.AddonHalt):
         choose(undecided)
+
+
+def client_hello(name):
+    """Return what a TLS client says first to the server `name`."""
+    sent = ssl.MemoryBIO()
+    client = ssl.create_default_context().wrap_bio(ssl.MemoryBIO(), sent, server_hostname=name)
+    with pytest.raises(ssl.SSLWantReadError):
+        client.do_handshake()
+    return sent.read()
+
+
+def covered(data, *, intercept_tls=False, mode="transparent"):
+    undecided = make_undecided(data, mode=mode)
+    if choose(undecided, intercept_tls=intercept_tls) == STOCK:
+        undecided.layer = layers.HttpLayer(undecided.context, HTTPMode.transparent)
+    return coverage_of(undecided, SNAPSHOT, intercept_tls=intercept_tls)
+
+
+@pytest.mark.parametrize(
+    ("data", "intercept_tls", "coverage"),
+    [
+        (HEAD, False, "governed"),
+        (client_hello(HOST), True, "governed"),
+        (client_hello(HOST), False, "no_interception"),
+        (OTHER_HEAD.replace(b"other.example", b"api.deepseek.com"), False, "unknown_host"),
+        (client_hello("api.openai.com"), True, "unknown_host"),
+        (client_hello("api.openai.com"), False, "unknown_host"),
+        (client_hello("other.example"), True, None),
+        (OTHER_HEAD, False, None),
+        (b"SSH-2.0-client\r\n", False, None),
+        (CLIENT_HELLO, False, None),
+    ],
+)
+def test_traffic_that_looks_like_an_llms_is_told_by_what_became_of_it(data, intercept_tls, coverage):
+    assert covered(data, intercept_tls=intercept_tls) == coverage
+
+
+def test_what_was_not_redirected_is_not_told():
+    assert covered(HEAD, mode="regular") is None

@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import os
 import socket
 import sys
 
@@ -52,6 +53,11 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument(
         "--labels", metavar="NAME=VALUE,…", help="labels of the workload, for sourceLabels and selectors"
     )
+    parser.add_argument(
+        "--admin",
+        metavar="HOST:PORT",
+        help="where metrics and health are to be read, or off; default: 127.0.0.1:15020, unless that is taken",
+    )
     parser.add_argument("--web", action="store_true", help="show the traffic on mitmweb's pages, on loopback")
     parser.add_argument(
         "--fail-open", action="store_true", help="on a bug of ours, send the request where it was going (not: 500)"
@@ -83,13 +89,20 @@ def _run(options: argparse.Namespace) -> int:
     if options.workers == 1:
         return _run_here(options, modes)
 
-    def command(index: int, report_to: int) -> list[str]:
-        return workers.own_command(worker_arguments(options, workers.shifted(modes, index), report_to))
+    def command(index: int, report_to: int, admin: str | None) -> list[str]:
+        return workers.own_command(worker_arguments(options, workers.shifted(modes, index), report_to, admin))
 
-    return workers.run(command, options.workers)
+    from sidestream.cli.admin import workers_admin  # noqa: PLC0415 as below
+
+    with workers_admin(options.admin or os.environ.get("SIDESTREAM_ADMIN") or "auto", options.workers) as admin:
+        try:
+            return workers.run(command, options.workers, admin)
+        except ValueError as e:
+            print(e, file=sys.stderr)
+            return 1
 
 
-def worker_arguments(options: argparse.Namespace, modes: list[str], report_to: int) -> list[str]:
+def worker_arguments(options: argparse.Namespace, modes: list[str], report_to: int, admin: str | None) -> list[str]:
     """Return the arguments of the command for a worker with `modes`: those that were given, one by one."""
     valued = {
         "--policies": [options.policies],
@@ -98,6 +111,7 @@ def worker_arguments(options: argparse.Namespace, modes: list[str], report_to: i
         "--confdir": [options.confdir],
         "--log": [options.log],
         "--labels": [options.labels],
+        "--admin": [admin or "off"],
         "--set": options.set,
         "--report-to": [str(report_to)],
     }
@@ -118,6 +132,7 @@ def _run_here(options: argparse.Namespace, modes: list[str]) -> int:
         "sidestream_intercept_tls": options.intercept_tls,
         "sidestream_fail_open": options.fail_open,
         "sidestream_upstream_ca": options.upstream_ca,
+        "sidestream_admin": options.admin or ("" if "SIDESTREAM_ADMIN" in os.environ else "auto"),
         "confdir": options.confdir,
     }
     # Without a flag, --set or the environment decides. A mode that names a port only would listen at all addresses.

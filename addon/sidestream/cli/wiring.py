@@ -1,14 +1,20 @@
 """Connects the adapters, which do not know each other."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
+from sidestream.cli.admin import ProcessAdmin
+from sidestream.core.exchange import Record
+from sidestream.core.snapshot import Snapshot
 from sidestream.mitm.addon import Sidestream
-from sidestream.mitm.runtime import Runtime, Settings
+from sidestream.mitm.runtime import OFF, Runtime, Settings, Sink, Watcher
 from sidestream.sources.folder import Folder
 from sidestream.sources.watching import PolicyWatch
 from sidestream.telemetry.background import InBackground
 from sidestream.telemetry.jsonlines import JsonLines
+from sidestream.telemetry.metrics import Metrics
+from sidestream.telemetry.recent import Recent
 from sidestream.upstream.calling import PooledUpstream
 
 
@@ -19,7 +25,7 @@ def make_addon() -> Sidestream:
 
 def connect(settings: Settings) -> Runtime:
     """
-    Connect the addon to a folder of policies and a log of records.
+    Connect the addon to a folder of policies, a log of records, and the admin endpoint.
 
     Raises:
         PolicyError: the policy does not compile.
@@ -27,10 +33,50 @@ def connect(settings: Settings) -> Runtime:
     """
     source = PolicyWatch(Folder(Path(settings.policies), os.environ), settings.labels)
     upstream = PooledUpstream(settings.upstream_ca_pem)
-    log = InBackground(JsonLines.to(settings.log))
+    log = JsonLines.to(settings.log)
+    sinks: list[Sink] = [log]
+    watchers: list[Watcher] = []
+    if settings.admin != OFF:
+        metrics, recent = (
+            Metrics(_Policy(source), lambda: writer.lost + log.lost, asm_names=settings.asm_names),
+            Recent(),
+        )
+        sinks += [metrics, recent]
+        watchers.append(ProcessAdmin(settings.admin, source, metrics, recent))
+    writer = InBackground(_Each(sinks))
 
     def close() -> None:
         upstream.close()
-        log.close()
+        writer.close()
 
-    return Runtime(source, (log,), upstream, close)
+    return Runtime(source, (writer,), upstream, close, watchers)
+
+
+class _Each:
+    """A sink that hands records to several."""
+
+    def __init__(self, sinks: Sequence[Sink]) -> None:
+        self._sinks = sinks
+
+    def __call__(self, record: Record) -> None:
+        for sink in self._sinks:
+            sink(record)
+
+
+class _Policy:
+    """The policy as metrics read it."""
+
+    def __init__(self, source: PolicyWatch) -> None:
+        self._source = source
+
+    @property
+    def snapshot(self) -> Snapshot:
+        return self._source.snapshot
+
+    @property
+    def failures(self) -> int:
+        return self._source.status.failures
+
+    @property
+    def problem_count(self) -> int:
+        return len(self._source.status.problems)

@@ -15,6 +15,7 @@ import socket
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 logger = logging.getLogger(__name__)
 
@@ -25,8 +26,29 @@ SOUND_SECONDS = 60.0
 LAST_SECONDS = 20.0
 """How long workers have to end before they are killed."""
 
-type Command = Callable[[int, int], Sequence[str]]
-"""Worker's number and the file descriptor that it reports to → its command line."""
+type Command = Callable[[int, int, str | None], Sequence[str]]
+"""Worker's number, the file descriptor that it reports to, and where its admin endpoint is → its command line."""
+
+
+class Admin(Protocol):
+    """The admin endpoint of all workers."""
+
+    def open(self) -> None:
+        """
+        Begin to answer.
+
+        Raises:
+            ValueError: it can't; the message says why.
+        """
+
+    def close(self) -> None:
+        """Stop."""
+
+    def began(self, index: int) -> str:
+        """Take note that worker `index` starts; return the address for its own endpoint."""
+
+    def ended(self, index: int) -> None:
+        """Take note that worker `index` is no more."""
 
 
 def shifted(modes: Sequence[str], by: int) -> list[str]:
@@ -62,16 +84,22 @@ def check(modes: Sequence[str], number: int) -> None:
         raise ValueError(f"several workers would listen at {', '.join(twice)}: leave {number} ports to each mode")
 
 
-def run(command: Command, number: int) -> int:
-    """Run `number` workers until SIGTERM or SIGINT; return the exit status."""
-    return asyncio.run(_Workers(command, number).run())
+def run(command: Command, number: int, admin: Admin | None = None) -> int:
+    """
+    Run `number` workers until SIGTERM or SIGINT; return the exit status.
+
+    Raises:
+        ValueError: `admin` can't be had.
+    """
+    return asyncio.run(_Workers(command, number, admin).run())
 
 
 class _Workers:
     """`ended`: what workers had counted that are no more. `counted`: what those did that are, by number."""
 
-    def __init__(self, command: Command, number: int) -> None:
+    def __init__(self, command: Command, number: int, admin: Admin | None) -> None:
         self._command = command
+        self._admin = admin
         self._number = number
         self._stop = asyncio.Event()
         self._failed = 0
@@ -84,6 +112,8 @@ class _Workers:
         for of_ours in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(of_ours, self._end_all)
         loop.add_signal_handler(signal.SIGUSR1, self._say_totals)
+        if self._admin is not None:
+            self._admin.open()
         async with asyncio.TaskGroup() as tasks:
             started = asyncio.Event()
             tasks.create_task(self._keep(0, started))
@@ -92,6 +122,8 @@ class _Workers:
                 tasks.create_task(self._keep(index, asyncio.Event()))
             await self._stop.wait()
             tasks.create_task(self._kill_late())
+        if self._admin is not None:
+            self._admin.close()
         self._say_totals()
         return self._failed
 
@@ -118,7 +150,8 @@ class _Workers:
     async def _run_once(self, index: int, came_up: asyncio.Event) -> int:
         ours, its = socket.socketpair()
         with its:
-            command = self._command(index, its.fileno())
+            address = self._admin.began(index) if self._admin is not None else None
+            command = self._command(index, its.fileno(), address)
             process = await asyncio.create_subprocess_exec(
                 *command, stdin=asyncio.subprocess.DEVNULL, pass_fds=[its.fileno()]
             )
@@ -138,6 +171,8 @@ class _Workers:
         status = await process.wait()
         writer.close()
         del self._processes[index]
+        if self._admin is not None:
+            self._admin.ended(index)
         self._ended.update(self._counted.pop(index, {}))
         return status
 

@@ -164,6 +164,27 @@ class Exchange:
         """Take note of body bytes on their way to the client."""
         self.bytes_out += len(chunk)
 
+    def as_live(self, *, now: float) -> dict[str, object]:
+        """Return what is known of the exchange while it is under way, as plain values."""
+        decision, planned = self.decision, self.plan
+        forward = decision if isinstance(decision, Forward) else None
+        return {
+            "id": self.id,
+            "time": _rfc3339(self._wall_time),
+            "client": self.client,
+            "host": self.host,
+            "route": forward.route.name if forward and forward.route else None,
+            "rule": forward.rule.name if forward and forward.rule else None,
+            "provider": forward.backend.provider.name if forward else None,
+            "sent_model": _foreign(planned.sent_model) if planned else None,
+            "stream": planned.stream if planned else None,
+            "status": self.status,
+            "seconds": round(now - self._began, 3),
+            "attempts": len(self._attempts) + (self._attempt is not None),
+            "bytes_out": self.bytes_out,
+            "events_out": self.events_out,
+        }
+
     def finish(self, *, now: float, error: str | None = None) -> Record | None:
         """Close the exchange and return its record; ``None`` if that was done before."""
         if self._finished:
@@ -183,7 +204,7 @@ class Exchange:
         usage, is_partial = _counted(meter)
         events = self.events_out or 0
         return Record(
-            time=datetime.fromtimestamp(self._wall_time, UTC).isoformat(timespec="milliseconds"),
+            time=_rfc3339(self._wall_time),
             id=self.id,
             client=self.client,
             host=self.host,
@@ -232,6 +253,10 @@ class _Attempt:
     sent_model: str | None
     began: float
     status: int | None = None
+
+
+def _rfc3339(wall_time: float) -> str:
+    return datetime.fromtimestamp(wall_time, UTC).isoformat(timespec="milliseconds")
 
 
 def _counted(meter: Meter) -> tuple[Usage, bool | None]:

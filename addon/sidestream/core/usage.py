@@ -44,9 +44,10 @@ class Meter:
     """
     Reads one answer. Feed it every chunk, then read what it says.
 
-    `finish_reason`: of the choice that ended last. `complete`: whether a stream said that it ended (`[DONE]`, or `response.completed`);
+    `complete`: whether a stream said that it ended (`[DONE]`, or `response.completed`);
     ``None`` for an answer that is no stream, whose framing says so, and where an event was
-    too large to read on. `pieces`: events of a stream that carried a piece of the answer.
+    too large to read on. `finish_reason`: of the choice that ended last. `pieces`: events of a
+    stream that carried a piece of the answer.
     """
 
     __slots__ = (

@@ -17,7 +17,7 @@ from sidestream.mitm.engine.checks import quicken_checks
 from sidestream.mitm.engine.clients import ForgiveProbes
 from sidestream.mitm.engine.dispatch import TableAddonManager
 from sidestream.mitm.requests import RequestHooks
-from sidestream.mitm.runtime import Connect
+from sidestream.mitm.runtime import Connect, Runtime
 from sidestream.mitm.web import Retention
 
 logger = logging.getLogger(__name__)
@@ -75,8 +75,9 @@ class Sidestream:
             raise exceptions.OptionsError(str(e)) from e
         previous, self.current.settings, self.current.runtime = self.current.runtime, settings, runtime
         if previous is not None:
-            previous.close()
+            self._close(previous)
         if self._watching is not None:
+            self._open(runtime)
             self._watch()
 
     def running(self) -> None:
@@ -85,6 +86,8 @@ class Sidestream:
         if self.current.runtime is None:
             name = options.POLICIES
             logger.error("no policies: give their folder (--set %s=DIR, or %s)", name, name.upper())
+        else:
+            self._open(self.current.runtime)
         self._watch()
 
     def done(self) -> None:
@@ -93,12 +96,40 @@ class Sidestream:
             self._watching.cancel()
             self._watching = None
         if self.current.runtime is not None:
+            for watcher in self.current.runtime.watchers:
+                watcher.close()
             self.current.runtime.upstream.close()
+
+    def not_ready(self) -> str | None:
+        """Return why no traffic should come yet, or any more; ``None``: it is ready."""
+        if self.current.runtime is None:
+            return "no policy is loaded"
+        return None if self._watching is not None else "it is ending"
+
+    def live_count(self) -> int:
+        """Return how many exchanges are under way."""
+        return self._requests.live_count()
+
+    def live(self) -> list[dict[str, object]]:
+        """Return what is known of the exchanges under way, oldest first."""
+        return self._requests.live()
 
     def counts(self) -> dict[str, int]:
         """Return what happened since the start: name → how often. The names are a closed set."""
         upstream = self.current.runtime.upstream.counts() if self.current.runtime is not None else {}
-        return self._connections.counts | self._requests.counts() | upstream
+        return self._connections.counts() | self._requests.counts() | upstream
+
+    def _open(self, runtime: Runtime) -> None:
+        for watcher in runtime.watchers:
+            try:
+                watcher.open(self)
+            except ValueError as e:
+                logger.error("%s", e)  # noqa: TRY400 while it starts, an error ends the process
+
+    def _close(self, runtime: Runtime) -> None:
+        for watcher in runtime.watchers:
+            watcher.close()
+        runtime.close()
 
     def _watch(self) -> None:
         if self._watching is not None:

@@ -2,6 +2,8 @@
 
 import logging
 import time
+from collections import Counter
+from typing import get_args
 
 from mitmproxy import connection, ctx, exceptions, tls
 from mitmproxy.addons.next_layer import NextLayer
@@ -12,9 +14,10 @@ from sidestream.mitm.current import Current
 from sidestream.mitm.engine.clients import prepare, prepare_server, was_redirected
 from sidestream.mitm.engine.http import GovernedHttpLayer, Governor, endpoints
 from sidestream.mitm.engine.listening import deepen_backlogs
+from sidestream.mitm.engine.relay import passed_through
 from sidestream.mitm.engine.tls import distrusting_connection, provider_connection
 from sidestream.mitm.engine.transparent import CloseLayer
-from sidestream.mitm.firstbytes import choose_layer
+from sidestream.mitm.firstbytes import Coverage, choose_layer, coverage_of
 
 logger = logging.getLogger(__name__)
 
@@ -24,13 +27,22 @@ SECONDS_BETWEEN_WARNINGS = 1.0
 
 
 class ConnectionHooks:
-    """The hooks of connections. `governor` is what HTTP layers are given to ask. `counts`: of clients' connections."""
+    """The hooks of connections. `governor` is what HTTP layers are given to ask."""
 
     def __init__(self, current: Current, governor: Governor) -> None:
         self._current = current
         self._governor = governor
         self._said_at = -SECONDS_BETWEEN_WARNINGS
-        self.counts = {"connections_accepted": 0, "connections_refused": 0, "connections_passed_through": 0}
+        self._counts: Counter[str] = Counter()
+
+    def counts(self) -> dict[str, int]:
+        """Return what became of connections since the start. The names are a closed set."""
+        names = ("connections_accepted", "connections_refused", "connections_passed_through")
+        counted = {
+            name: self._counts[name]
+            for name in (*names, *(f"llm_{outcome}" for outcome in get_args(Coverage.__value__)))
+        }
+        return counted | {f"passed_through_bytes_{way}": number for way, number in passed_through.items()}
 
     def running(self) -> None:
         """Let bursts of connections wait to be taken, now and at servers that are added later."""
@@ -53,14 +65,14 @@ class ConnectionHooks:
             logger.warning("refused a connection that was made to the proxy itself", extra={"client": client.peername})
         else:
             prepare(proxyserver, client)
-        self.counts["connections_refused" if client.error else "connections_accepted"] += 1
+        self._counts["connections_refused" if client.error else "connections_accepted"] += 1
 
     def _refuse_one_too_many(self, client: connection.Client, limit: int) -> None:
         client.error = f"there are {limit} connections already"
         now = time.monotonic()
         if now - self._said_at >= SECONDS_BETWEEN_WARNINGS:
             self._said_at = now
-            refused = self.counts["connections_refused"] + 1
+            refused = self._counts["connections_refused"] + 1
             logger.warning("refused a connection: there are too many", extra={"limit": limit, "refused": refused})
 
     def server_connected(self, connected: server_hooks.ServerConnectionHookData) -> None:
@@ -73,7 +85,9 @@ class ConnectionHooks:
             intercept_tls = self._current.settings.intercept_tls
             choose_layer(undecided, self._current.snapshot, intercept_tls=intercept_tls, stock=self._stock_layer)
             if isinstance(undecided.layer, layers.TCPLayer):
-                self.counts["connections_passed_through"] += 1
+                self._counts["connections_passed_through"] += 1
+            if coverage := coverage_of(undecided, self._current.snapshot, intercept_tls=intercept_tls):
+                self._counts[f"llm_{coverage}"] += 1
         except exceptions.AddonHalt:
             raise
         except Exception:
@@ -95,6 +109,11 @@ class ConnectionHooks:
         except Exception:
             logger.exception("a ClientHello could not be judged; the connection is not decrypted")
             hello.ignore_connection = True
+
+    def tls_failed_client(self, failed: tls.TlsData) -> None:
+        """Count a client that does not take our certificate for a policy host: it has pinned another."""
+        if self._current.governs(failed.conn.sni or ""):
+            self._counts["llm_pinned"] += 1
 
     def tls_start_server(self, start: tls.TlsData) -> None:
         """Verify a provider as its policy says."""

@@ -99,6 +99,10 @@ class Exchanges:
         self._open[flow.id] = opened = Open(exchange, snapshot, host, headers, flow.client_conn.id)
         return opened
 
+    def under_way(self) -> list[Exchange]:
+        """Return the exchanges that are under way, oldest first. Any thread may ask."""
+        return [opened.exchange for opened in self._open.copy().values()]
+
     def of(self, flow: http.HTTPFlow) -> Open | None:
         """Return the exchange of `flow`, if it is governed and not finished."""
         return self._open.get(flow.id)

@@ -18,10 +18,14 @@ from mitmproxy.proxy.layers.tls import parse_client_hello
 from sidestream.core.hosts import normalise_host
 from sidestream.core.snapshot import Snapshot
 from sidestream.core.sniff import MAX_HEAD_BYTES, Http, Incomplete, Opaque, Tls, sniff
+from sidestream.core.systems import OTHER_SYSTEM, system_of
 from sidestream.mitm.engine.transparent import CloseLayer, UndecidedLayer, is_being_opened
 
 CLIENT_HELLO = b"\x01"
 """What a handshake begins with, after the head of its record (RFC 8446, 4)."""
+
+type Coverage = Literal["governed", "unknown_host", "no_interception", "pinned"]
+"""What became of a connection that looks like LLM traffic."""
 
 _REDIRECTED = (mode_specs.TransparentMode, mode_specs.LocalMode)
 
@@ -55,6 +59,37 @@ def choose_layer(
         undecided.layer = CloseLayer(context)
     else:
         undecided.layer = layers.TCPLayer(context, ignore=True)
+
+
+def coverage_of(undecided: layer.NextLayer, snapshot: Snapshot, *, intercept_tls: bool) -> Coverage | None:
+    """
+    Tell what became of a redirected connection that looks like LLM traffic, once that is decided.
+
+    A host looks so when a policy names it, or when it is a known provider's.
+    """
+    context = undecided.context
+    if not isinstance(context.client.proxy_mode, _REDIRECTED) or undecided.layer is None or _is_decrypted(context):
+        return None
+    hosts = _named_hosts(undecided.data_client())
+    if any(snapshot.governs(host) for host in hosts):
+        if isinstance(undecided.layer, layers.TCPLayer):
+            return "unknown_host" if intercept_tls else "no_interception"
+        return "governed"
+    return "unknown_host" if any(system_of(host) != OTHER_SYSTEM for host in hosts) else None
+
+
+def _named_hosts(said: bytes) -> list[str]:
+    match sniff(said):
+        case Http(hosts=hosts):
+            return [normalise_host(host) for host in hosts]
+        case Tls() if said[5:6] == CLIENT_HELLO:
+            try:
+                hello = parse_client_hello(said)
+            except ValueError:
+                return []
+            return [normalise_host(hello.sni)] if hello is not None and hello.sni else []
+        case _:
+            return []
 
 
 def _ours(undecided: layer.NextLayer, snapshot: Snapshot, *, intercept_tls: bool) -> Literal["http", "tls"] | None:

@@ -10,7 +10,7 @@ from mitmproxy.addonmanager import Loader
 from mitmproxy.options import Options
 from mitmproxy.utils import human
 
-from sidestream.mitm.runtime import Settings
+from sidestream.mitm.runtime import AUTOMATIC, OFF, Settings
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +25,8 @@ MAX_HEAD = "sidestream_max_head"
 MAX_EXCHANGES = "sidestream_max_exchanges"
 MAX_CONNECTIONS = "sidestream_max_connections"
 WEB_MAX_FLOWS = "sidestream_web_max_flows"
+ADMIN = "sidestream_admin"
+ASM_NAMES = "sidestream_asm_names"
 
 ALL = frozenset(
     {
@@ -39,6 +41,8 @@ ALL = frozenset(
         MAX_EXCHANGES,
         MAX_CONNECTIONS,
         WEB_MAX_FLOWS,
+        ADMIN,
+        ASM_NAMES,
     },
 )
 
@@ -104,6 +108,19 @@ def declare(loader: Loader) -> None:
         "How many flows mitmweb and mitmproxy keep; the oldest that are finished go. 0: no limit.",
     )
 
+    loader.add_option(
+        ADMIN,
+        str,
+        environment("SIDESTREAM_ADMIN", OFF),
+        "Where metrics and health are to be read: HOST:PORT, off, or auto (127.0.0.1:15020, unless that is taken).",
+    )
+    loader.add_option(
+        ASM_NAMES,
+        bool,
+        _is_true(environment("SIDESTREAM_ASM_NAMES", "")),
+        "Also use the names of Alibaba Cloud Service Mesh for metrics and fields of records.",
+    )
+
 
 def read(options: Options) -> Settings:
     """
@@ -124,6 +141,8 @@ def read(options: Options) -> Settings:
         max_exchanges=_at_least_one(options.sidestream_max_exchanges),
         max_connections=_not_negative(MAX_CONNECTIONS, options.sidestream_max_connections),
         web_max_flows=_not_negative(WEB_MAX_FLOWS, options.sidestream_web_max_flows),
+        admin=_admin(options.sidestream_admin),
+        asm_names=options.sidestream_asm_names,
     )
 
 
@@ -143,6 +162,15 @@ def _not_negative(name: str, number: int) -> int:
     if number < 0:
         raise exceptions.OptionsError(f"{name}: {number} is negative; write 0 for no limit")
     return number
+
+
+def _admin(text: str) -> str:
+    if text in (OFF, AUTOMATIC, "") or text.startswith("unix:"):
+        return text or OFF
+    host, colon, port = text.rpartition(":")
+    if not (colon and host and port.isdecimal() and 0 < int(port) < 65536):
+        raise exceptions.OptionsError(f"{ADMIN}: {text!r} is no HOST:PORT; {OFF} and {AUTOMATIC} are words for it")
+    return text
 
 
 def _labels(text: str) -> dict[str, str]:

@@ -275,6 +275,15 @@ class RequestHooks:
         """Take note of a request that was refused before there was a flow."""
         self._refused[code] += 1
 
+    def live_count(self) -> int:
+        """Return how many exchanges are under way."""
+        return len(self._exchanges)
+
+    def live(self) -> list[dict[str, object]]:
+        """Return what is known of the exchanges under way, oldest first."""
+        now = time.monotonic()
+        return [exchange.as_live(now=now) for exchange in self._exchanges.under_way()]
+
     def counts(self) -> dict[str, int]:
         """Return what happened since the start: name → how often. The names are a closed set."""
         return {

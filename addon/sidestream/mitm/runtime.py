@@ -12,6 +12,10 @@ from sidestream.core.calls import Upstream
 from sidestream.core.exchange import Record
 from sidestream.core.snapshot import Labels, Snapshot
 
+OFF = "off"
+AUTOMATIC = "auto"
+"""Values of `Settings.admin` besides an address: no endpoint, and the usual address if nobody has it."""
+
 type Sink = Callable[[Record], None]
 """Takes finished records."""
 
@@ -27,13 +31,45 @@ class PolicySource(Protocol):
         """Keep it up to date until cancelled."""
 
 
+class Inside(Protocol):
+    """What the addon tells of itself, from any thread."""
+
+    def counts(self) -> dict[str, int]:
+        """Return what happened since the start: name → how often. The names are a closed set."""
+
+    def live_count(self) -> int:
+        """Return how many exchanges are under way."""
+
+    def live(self) -> list[dict[str, object]]:
+        """Return what is known of the exchanges under way, oldest first."""
+
+    def not_ready(self) -> str | None:
+        """Return why no traffic should come yet, or any more; ``None``: it is ready."""
+
+
+class Watcher(Protocol):
+    """Somebody who looks at the addon while it runs."""
+
+    def open(self, inside: Inside) -> None:
+        """
+        Begin to look.
+
+        Raises:
+            ValueError: it can't; the message says why.
+        """
+
+    def close(self) -> None:
+        """Stop."""
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """
     The addon's options as given.
 
     `policies`: a folder. `log`: a file, or ``-``. `labels`: of the workload. `upstream_ca_pem`:
-    PEM text of CAs to trust for providers besides the system's. `max_body_bytes`: of a request that is held,
+    PEM text of CAs to trust for providers besides the system's. `admin`: HOST:PORT of the admin endpoint, or a word.
+    `max_body_bytes`: of a request that is held,
     `max_head_bytes`: of any request that is read, `max_exchanges`: under way at a time. `max_connections`,
     `web_max_flows`: 0 for no limit.
     """
@@ -49,6 +85,8 @@ class Settings:
     max_exchanges: int = 1000
     max_connections: int = 0
     web_max_flows: int = 0
+    admin: str = OFF
+    asm_names: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +97,7 @@ class Runtime:
     sinks: Sequence[Sink]
     upstream: Upstream
     close: Callable[[], None] = lambda: None
+    watchers: Sequence[Watcher] = ()
 
 
 type Connect = Callable[[Settings], Runtime]

@@ -44,6 +44,10 @@ _KEEP_ALIVE = {
 }
 
 
+passed_through = {"sent": 0, "received": 0}
+"""Bytes that connections which no policy names sent and received in this process, as their clients see it."""
+
+
 class PatientConnectionHandler(PersistentConnectionHandler):
     """mitmproxy's handler of a client, for one whose connection may pass through."""
 
@@ -59,6 +63,8 @@ class PatientConnectionHandler(PersistentConnectionHandler):
     async def server_event(self, event: events.Event) -> None:
         if isinstance(event, events.OpenConnectionCompleted) and event.command.connection in self.transports:
             self._keep_alive(event.command.connection)
+        if isinstance(event, events.DataReceived) and self.layer.is_relaying:
+            passed_through["sent" if event.connection is self.client else "received"] += len(event.data)
         if isinstance(event, events.ConnectionClosed) and self.layer.is_relaying and self._broke_off(event.connection):
             self._break_off()
         else:
