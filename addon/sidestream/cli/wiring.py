@@ -12,6 +12,7 @@ from sidestream.mitm.runtime import OFF, Runtime, Settings, Sink, Watcher
 from sidestream.sources.folder import Folder
 from sidestream.sources.watching import PolicyWatch
 from sidestream.telemetry.background import InBackground
+from sidestream.telemetry.cost import Pricing
 from sidestream.telemetry.jsonlines import JsonLines
 from sidestream.telemetry.metrics import Metrics
 from sidestream.telemetry.recent import Recent
@@ -29,6 +30,7 @@ def connect(settings: Settings) -> Runtime:
 
     Raises:
         PolicyError: the policy does not compile.
+        CostError: costs are wanted, and there are no prices.
         OSError: the log can't be opened.
     """
     source = PolicyWatch(Folder(Path(settings.policies), os.environ), settings.labels)
@@ -43,7 +45,7 @@ def connect(settings: Settings) -> Runtime:
         )
         sinks += [metrics, recent]
         watchers.append(ProcessAdmin(settings.admin, source, metrics, recent))
-    writer = InBackground(_Each(sinks))
+    writer = InBackground(_Each(sinks, Pricing() if settings.cost else None))
 
     def close() -> None:
         upstream.close()
@@ -53,12 +55,14 @@ def connect(settings: Settings) -> Runtime:
 
 
 class _Each:
-    """A sink that hands records to several."""
+    """A sink that hands records to several, with what they cost."""
 
-    def __init__(self, sinks: Sequence[Sink]) -> None:
+    def __init__(self, sinks: Sequence[Sink], pricing: Pricing | None) -> None:
         self._sinks = sinks
+        self._pricing = pricing
 
     def __call__(self, record: Record) -> None:
+        record = self._pricing(record) if self._pricing is not None else record
         for sink in self._sinks:
             sink(record)
 

@@ -27,6 +27,7 @@ MAX_CONNECTIONS = "sidestream_max_connections"
 WEB_MAX_FLOWS = "sidestream_web_max_flows"
 ADMIN = "sidestream_admin"
 ASM_NAMES = "sidestream_asm_names"
+COST = "sidestream_cost"
 
 ALL = frozenset(
     {
@@ -43,6 +44,7 @@ ALL = frozenset(
         WEB_MAX_FLOWS,
         ADMIN,
         ASM_NAMES,
+        COST,
     },
 )
 
@@ -120,6 +122,12 @@ def declare(loader: Loader) -> None:
         _is_true(environment("SIDESTREAM_ASM_NAMES", "")),
         "Also use the names of Alibaba Cloud Service Mesh for metrics and fields of records.",
     )
+    loader.add_option(
+        COST,
+        bool,
+        _is_true(environment("SIDESTREAM_COST", "")),
+        "Say what exchanges cost by public prices, as far as these are known (needs sidestream[cost]).",
+    )
 
 
 def read(options: Options) -> Settings:
@@ -143,6 +151,7 @@ def read(options: Options) -> Settings:
         web_max_flows=_not_negative(WEB_MAX_FLOWS, options.sidestream_web_max_flows),
         admin=_admin(options.sidestream_admin),
         asm_names=options.sidestream_asm_names,
+        cost=options.sidestream_cost,
     )
 
 

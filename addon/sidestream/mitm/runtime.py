@@ -87,6 +87,7 @@ class Settings:
     web_max_flows: int = 0
     admin: str = OFF
     asm_names: bool = False
+    cost: bool = False
 
 
 @dataclass(frozen=True, slots=True)
