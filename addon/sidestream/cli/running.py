@@ -49,7 +49,7 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     )
     parser.add_argument("--upstream-ca", metavar="FILE", help="PEM file of CAs to trust besides the system's")
     parser.add_argument("--confdir", metavar="DIR", help="where the CA is kept; default: ~/.mitmproxy")
-    parser.add_argument("--log", metavar="FILE", help="file for the records; default: -, standard output")
+    parser.add_argument("--log", metavar="FILE", help="where records go; default: -, standard output; FILE,- for both")
     parser.add_argument(
         "--labels", metavar="NAME=VALUE,…", help="labels of the workload, for sourceLabels and selectors"
     )
@@ -85,6 +85,8 @@ def _run(options: argparse.Namespace) -> int:
         options.parser.error(str(e))
     if options.workers > 1 and options.web:
         options.parser.error("--web shows the traffic of one process: it can't be had with --workers")
+    if options.workers > 1 and any(given.startswith("sidestream_log_max_size=") for given in options.set):
+        options.parser.error("a file of records that several workers share can't be rotated by them: use logrotate")
     log_to_stderr()
     if options.workers == 1:
         return _run_here(options, modes)

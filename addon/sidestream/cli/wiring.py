@@ -1,7 +1,7 @@
 """Connects the adapters, which do not know each other."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from sidestream.cli.admin import ProcessAdmin
@@ -11,11 +11,13 @@ from sidestream.mitm.addon import Sidestream
 from sidestream.mitm.runtime import OFF, Runtime, Settings, Sink, Watcher
 from sidestream.sources.folder import Folder
 from sidestream.sources.watching import PolicyWatch
+from sidestream.telemetry.accesslog import AccessLog, Sampled, output_to
 from sidestream.telemetry.background import InBackground
 from sidestream.telemetry.cost import Pricing
-from sidestream.telemetry.jsonlines import JsonLines
+from sidestream.telemetry.formats import JsonLine, text_line
 from sidestream.telemetry.metrics import Metrics
 from sidestream.telemetry.recent import Recent
+from sidestream.telemetry.redacting import Redactor
 from sidestream.upstream.calling import PooledUpstream
 
 
@@ -31,16 +33,24 @@ def connect(settings: Settings) -> Runtime:
     Raises:
         PolicyError: the policy does not compile.
         CostError: costs are wanted, and there are no prices.
-        OSError: the log can't be opened.
+        OSError: a log can't be opened.
+        ValueError: what is to be taken out of it is no pattern.
     """
     source = PolicyWatch(Folder(Path(settings.policies), os.environ), settings.labels)
     upstream = PooledUpstream(settings.upstream_ca_pem)
-    log = JsonLines.to(settings.log)
-    sinks: list[Sink] = [log]
+    logs = [
+        AccessLog(output_to(target, max_bytes=settings.log_max_bytes, keep=settings.log_keep), _format(settings))
+        for target in filter(None, (part.strip() for part in settings.log.split(",")))
+    ]
+    sinks: list[Sink] = [Sampled(settings.log_sample, log) if settings.log_sample < 1 else log for log in logs]
     watchers: list[Watcher] = []
+
+    def lost() -> int:
+        return writer.lost + sum(log.lost for log in logs)
+
     if settings.admin != OFF:
         metrics, recent = (
-            Metrics(_Policy(source), lambda: writer.lost + log.lost, asm_names=settings.asm_names),
+            Metrics(_Policy(source), lost, asm_names=settings.asm_names),
             Recent(),
         )
         sinks += [metrics, recent]
@@ -52,6 +62,12 @@ def connect(settings: Settings) -> Runtime:
         writer.close()
 
     return Runtime(source, (writer,), upstream, close, watchers)
+
+
+def _format(settings: Settings) -> Callable[[Record], str]:
+    if settings.log_format == "text":
+        return text_line
+    return JsonLine(asm_names=settings.asm_names, redact=Redactor(settings.log_redact))
 
 
 class _Each:

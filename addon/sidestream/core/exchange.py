@@ -5,7 +5,7 @@ Hooks come in any order and some never come; whatever they do, `finish` gives a 
 The times are the caller's: wall clock for when it began, a monotonic clock for how long it took.
 """
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 
 from sidestream.core.errors import cut
@@ -32,30 +32,51 @@ class AttemptRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class Content:
+    """What an exchange was about, as far as it was kept: the request's body as it was sent, and the answer's."""
+
+    request: bytes = field(repr=False)
+    response: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Record:
     """
     What is known of a finished exchange. Field names are the access log's.
 
     It holds names, counts and times, never a body, a header or a key: redacted by
-    construction. ``None``: not known, or not applicable.
+    construction. ``None``: not known, or not applicable. `content` is there only when an operator asked
+    for it, and is no field of the log's.
     """
 
     time: str
     """When the request began, RFC 3339 in UTC."""
     id: str
+    """Of the exchange, and of its flow in mitmweb."""
     client: str
+    """Address and port."""
     host: str
+    """The policy host that was called."""
     route: str | None
+    """Namespace/name of the LLMRoute that decided."""
     rule: str | None
+    """The rule of it that matched, if it has a name."""
     provider: str | None
+    """Namespace/name of the LLMProvider of the last attempt."""
     operation: str | None
+    """`chat`, `embeddings`, …; `other` is none of OpenAI's."""
     request_model: str | None
+    """The model that the client named."""
     sent_model: str | None
+    """The model that the provider was asked for."""
     response_model: str | None
+    """The model that the provider says answered."""
     stream: bool | None
+    """Whether a stream was asked for."""
     status: int | None
+    """Of the client's answer; `null`: it got none."""
     error: str | None
-    """A stable word for what went wrong; ``None`` when nothing did."""
+    """A stable word for what went wrong; `null`: nothing did."""
     response_id: str | None
     """The provider's own id of its answer."""
     finish_reason: str | None
@@ -63,26 +84,31 @@ class Record:
     server_address: str | None
     """Where the provider is, as the policy names it."""
     server_port: int | None
+    """Its port."""
     provider_system: str | None
     """Whose API the provider's is: OpenTelemetry's `gen_ai.provider.name`."""
     prompt_tokens: int | None
+    """All of the prompt, those from a cache among them."""
     completion_tokens: int | None
+    """All of the answer, those of reasoning among them."""
     cached_tokens: int | None
     """Of the prompt, those that the provider had in a cache."""
     reasoning_tokens: int | None
-    """Of the completion, those that were not part of the answer."""
+    """Of the answer, those of reasoning that is not shown."""
     usage_partial: bool | None
-    """Whether the answer broke off, so that tokens are those until then; ``None``: none are known."""
+    """Whether the answer broke off, so that tokens are those until then (pieces, if the provider told none)."""
     cost_usd: float | None
-    """What the tokens cost by public prices, in US dollars; ``None``: a price or a count is not known."""
+    """What the tokens cost by public prices, in US dollars; `null`: a price or a count is not known."""
     time_to_first_byte_seconds: float | None
+    """Until the head of the client's answer."""
     time_to_first_event_seconds: float | None
     """Until the first event of a stream went to the client."""
     seconds_per_event: float | None
     """From one event of a stream to the next, on average."""
     duration_seconds: float
+    """From the request's head to the end of the answer."""
     overhead_seconds: float | None
-    """Of the duration, what was spent neither on waiting for the request's body nor on attempts."""
+    """Of these, what was spent neither on waiting for the request's body nor on attempts."""
     bytes_in: int
     """Body bytes that the client sent."""
     bytes_out: int
@@ -90,15 +116,20 @@ class Record:
     events_out: int | None
     """Events of a stream that the client was sent."""
     attempts: tuple[AttemptRecord, ...]
-    """Every request to a provider, in order."""
+    """Every request to a provider: `provider`, `sent_model`, `status`, `error` (how it failed), `duration_seconds`."""
     trace_id: str | None = None
-    """The trace that the client's `traceparent` names, or ours, where spans are made."""
+    """The trace that the exchange is part of (W3C)."""
     span_id: str | None = None
+    """Its span."""
     parent_span_id: str | None = None
+    """The client's own span."""
+    content: Content | None = field(default=None, repr=False)
 
     def as_dict(self) -> dict[str, object]:
         """Return the record as plain values, for JSON."""
-        return asdict(self) | {"attempts": [asdict(attempt) for attempt in self.attempts]}
+        fields = asdict(self) | {"attempts": [asdict(attempt) for attempt in self.attempts]}
+        del fields["content"]
+        return fields
 
 
 class Exchange:
@@ -117,6 +148,7 @@ class Exchange:
         self.events_out: int | None = None
         self._first_event = self._last_event = 0.0
         self._has_request: float | None = None
+        self.content: Content | None = None
         self._attempts: list[AttemptRecord] = []
         self._attempt: _Attempt | None = None
         self._wall_time = wall_time
@@ -238,6 +270,7 @@ class Exchange:
             bytes_out=self.bytes_out,
             events_out=self.events_out,
             attempts=tuple(self._attempts),
+            content=self.content,
         )
 
     def _overhead(self, now: float) -> float | None:

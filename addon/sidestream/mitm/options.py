@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from cryptography import x509
@@ -28,6 +29,14 @@ WEB_MAX_FLOWS = "sidestream_web_max_flows"
 ADMIN = "sidestream_admin"
 ASM_NAMES = "sidestream_asm_names"
 COST = "sidestream_cost"
+LOG_FORMAT = "sidestream_log_format"
+LOG_SAMPLE = "sidestream_log_sample"
+LOG_MAX_SIZE = "sidestream_log_max_size"
+LOG_KEEP = "sidestream_log_keep"
+LOG_CONTENT = "sidestream_log_content"
+LOG_REDACT = "sidestream_log_redact"
+
+LOG_FORMATS = ("json", "text")
 
 ALL = frozenset(
     {
@@ -45,6 +54,12 @@ ALL = frozenset(
         ADMIN,
         ASM_NAMES,
         COST,
+        LOG_FORMAT,
+        LOG_SAMPLE,
+        LOG_MAX_SIZE,
+        LOG_KEEP,
+        LOG_CONTENT,
+        LOG_REDACT,
     },
 )
 
@@ -56,7 +71,10 @@ def declare(loader: Loader) -> None:
         POLICIES, str, environment("SIDESTREAM_POLICIES", ""), "Folder (or file) of LLMProvider and LLMRoute documents."
     )
     loader.add_option(
-        LOG, str, environment("SIDESTREAM_LOG", "-"), "File for one JSON line per exchange; - for stdout."
+        LOG,
+        str,
+        environment("SIDESTREAM_LOG", "-"),
+        "File for a line per exchange, - for stdout, or both: FILE,-",
     )
     loader.add_option(
         LABELS, str, environment("SIDESTREAM_LABELS", ""), "Labels of the workload: name=value,name=value."
@@ -129,6 +147,38 @@ def declare(loader: Loader) -> None:
         "Say what exchanges cost by public prices, as far as these are known (needs sidestream[cost]).",
     )
 
+    loader.add_option(
+        LOG_FORMAT,
+        str,
+        environment("SIDESTREAM_LOG_FORMAT", "json"),
+        "How records are written: json, or text for people.",
+    )
+    loader.add_option(
+        LOG_SAMPLE,
+        str,
+        environment("SIDESTREAM_LOG_SAMPLE", "1"),
+        "The share of records that is written, from 0 to 1; failures always are.",
+    )
+    loader.add_option(
+        LOG_MAX_SIZE,
+        str,
+        environment("SIDESTREAM_LOG_MAX_SIZE", "0"),
+        "How large a file of records may become before it is rotated; understands k/m/g suffixes. 0: any size.",
+    )
+    loader.add_option(LOG_KEEP, int, _number(LOG_KEEP, 5), "How many rotated files of records are kept.")
+    loader.add_option(
+        LOG_CONTENT,
+        bool,
+        _is_true(environment("SIDESTREAM_LOG_CONTENT", "")),
+        "Also log prompts and answers (JSON only), less what is known to be secret. They may hold anything.",
+    )
+    loader.add_option(
+        LOG_REDACT,
+        Sequence[str],
+        environment("SIDESTREAM_LOG_REDACT", "").split(),
+        "Patterns (RE2) of what is taken out of prompts and answers besides keys and e-mail addresses.",
+    )
+
 
 def read(options: Options) -> Settings:
     """
@@ -152,6 +202,12 @@ def read(options: Options) -> Settings:
         admin=_admin(options.sidestream_admin),
         asm_names=options.sidestream_asm_names,
         cost=options.sidestream_cost,
+        log_format=_log_format(options.sidestream_log_format),
+        log_sample=_share(options.sidestream_log_sample),
+        log_max_bytes=_bytes(LOG_MAX_SIZE, options.sidestream_log_max_size, least=0),
+        log_keep=_not_negative(LOG_KEEP, options.sidestream_log_keep, none="keep none"),
+        log_content=options.sidestream_log_content,
+        log_redact=tuple(options.sidestream_log_redact),
     )
 
 
@@ -167,9 +223,9 @@ def _number(name: str, default: int) -> int:
     return default
 
 
-def _not_negative(name: str, number: int) -> int:
+def _not_negative(name: str, number: int, none: str = "no limit") -> int:
     if number < 0:
-        raise exceptions.OptionsError(f"{name}: {number} is negative; write 0 for no limit")
+        raise exceptions.OptionsError(f"{name}: {number} is negative; write 0 for {none}")
     return number
 
 
@@ -192,12 +248,28 @@ def _labels(text: str) -> dict[str, str]:
     return labels
 
 
-def _bytes(name: str, text: str) -> int:
+def _log_format(text: str) -> str:
+    if text not in LOG_FORMATS:
+        raise exceptions.OptionsError(f"{LOG_FORMAT}: {text!r} is no format: write {' or '.join(LOG_FORMATS)}")
+    return text
+
+
+def _share(text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share <= 1:
+        raise exceptions.OptionsError(f"{LOG_SAMPLE}: {text!r} is no share: write a number from 0 to 1, like 0.1")
+    return share
+
+
+def _bytes(name: str, text: str, least: int = 1) -> int:
     try:
         size = human.parse_size(text)
     except ValueError:
         size = None
-    if not size:
+    if size is None or size < least:
         raise exceptions.OptionsError(f"{name}: {text!r} is no size: write a number of bytes, like 64m")
     return size
 

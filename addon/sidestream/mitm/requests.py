@@ -19,7 +19,7 @@ from mitmproxy.flow import Error
 from sidestream.core.attempts import Attempts, Health
 from sidestream.core.calls import Upstream
 from sidestream.core.errors import INTERNAL_ERROR, ClientError, Fault, client_error
-from sidestream.core.exchange import Exchange
+from sidestream.core.exchange import Content, Exchange
 from sidestream.core.operations import OTHER
 from sidestream.core.planning import Attempt, Plan, plan
 from sidestream.core.routing import Forward, PassThrough, Reject, RequestView, decide, hashed_draw
@@ -27,7 +27,7 @@ from sidestream.core.usage import MAX_JSON_BYTES
 from sidestream.mitm.apply import answer, apply
 from sidestream.mitm.current import Current
 from sidestream.mitm.engine.http import BODY_TOO_LARGE
-from sidestream.mitm.exchanges import Exchanges, Open, Sending
+from sidestream.mitm.exchanges import MAX_KEPT_BYTES, Exchanges, Open, Sending
 from sidestream.mitm.view import header_values, is_well_formed, named_hosts, read_body, redact_credentials, request_view
 
 logger = logging.getLogger(__name__)
@@ -187,6 +187,7 @@ class RequestHooks:
                 flow.response.raw_content = bytes(opened.kept)
             else:
                 opened.exchange.passed(flow.response.raw_content or b"")
+            self._keep_content(flow, opened)
             self._record(opened)
         except Exception:
             logger.exception("an exchange could not be recorded")
@@ -200,6 +201,7 @@ class RequestHooks:
             fault = _fault(flow, opened)
             if flow.response is not None and flow.response.stream:
                 flow.response.raw_content = bytes(opened.kept)
+                self._keep_content(flow, opened)
             else:
                 _tell(opened.exchange, flow, client_error(fault, flow.error.msg if flow.error is not None else ""))
             self._record(opened, error=fault)
@@ -215,6 +217,12 @@ class RequestHooks:
                 self._record(opened, error=opened.fault or "client_disconnected")
         except Exception:
             logger.exception("an exchange could not be recorded")
+
+    def _keep_content(self, flow: http.HTTPFlow, opened: Open) -> None:
+        """Keep what was said for the log, where an operator asked for it."""
+        if self._current.settings.log_content:
+            said = flow.request.raw_content or b"", (flow.response and flow.response.raw_content) or b""
+            opened.exchange.content = Content(*(part[:MAX_KEPT_BYTES] for part in said))
 
     def _record(self, opened: Open, error: str | None = None) -> None:
         record = opened.exchange.finish(now=time.monotonic(), error=error)

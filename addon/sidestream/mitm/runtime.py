@@ -67,11 +67,14 @@ class Settings:
     """
     The addon's options as given.
 
-    `policies`: a folder. `log`: a file, or ``-``. `labels`: of the workload. `upstream_ca_pem`:
-    PEM text of CAs to trust for providers besides the system's. `admin`: HOST:PORT of the admin endpoint, or a word.
-    `max_body_bytes`: of a request that is held,
-    `max_head_bytes`: of any request that is read, `max_exchanges`: under way at a time. `max_connections`,
-    `web_max_flows`: 0 for no limit.
+    `policies`: a folder. `labels`: of the workload. `upstream_ca_pem`: PEM text of CAs to trust for providers besides
+    the system's. `max_body_bytes`: of a request that is held, `max_head_bytes`: of any request that is read,
+    `max_exchanges`: under way at a time. `max_connections`, `web_max_flows`: 0 for no limit. `admin`: HOST:PORT of the
+    admin endpoint, or a word.
+
+    `log`: files, or ``-``, parted by commas. `log_sample`: the share of records that is written, besides failures.
+    `log_max_bytes`: how large a file may become before it is rotated, 0 for any; `log_keep`: rotated files.
+    `log_content`: with bodies, less what is known to be secret or matches `log_redact`.
     """
 
     policies: str = ""
@@ -88,6 +91,12 @@ class Settings:
     admin: str = OFF
     asm_names: bool = False
     cost: bool = False
+    log_format: str = "json"
+    log_sample: float = 1.0
+    log_max_bytes: int = 0
+    log_keep: int = 5
+    log_content: bool = False
+    log_redact: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)

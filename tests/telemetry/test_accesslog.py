@@ -1,4 +1,4 @@
-"""Records as JSON lines."""
+"""The access log: its outputs, and what becomes of records that can't be written."""
 
 import io
 import json
@@ -11,7 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidestream.core.exchange import Exchange, Record
-from sidestream.telemetry.jsonlines import JsonLines
+from sidestream.telemetry.accesslog import AccessLog, LogFile, Sampled, output_to
+from sidestream.telemetry.formats import JsonLine
+
+
+def make_log(output):
+    return AccessLog(output, JsonLine())
 
 
 def make_record(host="dashscope.aliyuncs.com") -> Record:
@@ -24,7 +29,7 @@ def make_record(host="dashscope.aliyuncs.com") -> Record:
 def test_a_record_is_one_line_of_json_with_every_field():
     stream = io.StringIO()
 
-    JsonLines(stream)(make_record())
+    make_log(stream)(make_record())
 
     (line,) = stream.getvalue().splitlines()
     assert json.loads(line) == make_record().as_dict()
@@ -32,7 +37,7 @@ def test_a_record_is_one_line_of_json_with_every_field():
 
 def test_each_line_is_there_at_once(tmp_path):
     path = tmp_path / "records.jsonl"
-    sink = JsonLines.to(str(path))
+    sink = make_log(output_to(str(path)))
 
     sink(make_record())
 
@@ -43,7 +48,7 @@ def test_a_file_is_added_to(tmp_path):
     path = tmp_path / "records.jsonl"
     path.write_text("an earlier line\n")
 
-    JsonLines.to(str(path))(make_record())
+    make_log(output_to(str(path)))(make_record())
 
     assert len(path.read_text().splitlines()) == 2
 
@@ -52,7 +57,7 @@ def test_a_file_is_added_to(tmp_path):
 def test_any_text_stays_on_its_line(tmp_path, host):
     path = tmp_path / "records.jsonl"
 
-    JsonLines.to(str(path))(make_record(host))
+    make_log(output_to(str(path)))(make_record(host))
 
     (line,) = path.read_text(encoding="utf-8").splitlines()
     assert set(json.loads(line)) == set(make_record().as_dict())
@@ -61,7 +66,7 @@ def test_any_text_stays_on_its_line(tmp_path, host):
 def test_what_cannot_be_written_is_counted_and_said_once(tmp_path, caplog):
     stream = (tmp_path / "records.jsonl").open("w")
     stream.close()
-    sink = JsonLines(stream)
+    sink = make_log(stream)
 
     sink(make_record())
     sink(make_record())
@@ -73,7 +78,7 @@ def test_what_cannot_be_written_is_counted_and_said_once(tmp_path, caplog):
 
 def test_a_file_that_cannot_be_opened_is_an_error_at_once(tmp_path):
     with pytest.raises(OSError, match="missing"):
-        JsonLines.to(str(tmp_path / "missing" / "records.jsonl"))
+        output_to(str(tmp_path / "missing" / "records.jsonl"))
 
 
 class FullDisk(io.StringIO):
@@ -92,7 +97,7 @@ class FullDisk(io.StringIO):
 def test_any_stream_takes_any_text_in_one_line_and_keeps_it(text, encoding):
     record = replace(make_record(), request_model=text, error=text)
     raw = io.BytesIO()
-    sink = JsonLines(io.TextIOWrapper(raw, encoding=encoding))
+    sink = make_log(io.TextIOWrapper(raw, encoding=encoding))
 
     sink(record)
 
@@ -103,7 +108,7 @@ def test_any_stream_takes_any_text_in_one_line_and_keeps_it(text, encoding):
 
 def test_two_sinks_may_share_a_file(tmp_path):
     path = tmp_path / "records.jsonl"
-    sinks = [JsonLines.to(str(path)), JsonLines.to(str(path))]
+    sinks = [make_log(output_to(str(path))), make_log(output_to(str(path)))]
 
     for number in range(6):
         sinks[number % 2](make_record(f"{number}.example"))
@@ -113,7 +118,7 @@ def test_two_sinks_may_share_a_file(tmp_path):
 
 
 def test_a_dash_is_standard_output(capsys):
-    JsonLines.to("-")(make_record("here.example"))
+    make_log(output_to("-"))(make_record("here.example"))
 
     assert json.loads(capsys.readouterr().out)["host"] == "here.example"
 
@@ -122,12 +127,12 @@ def test_a_process_without_standard_output_is_told_so(monkeypatch):
     monkeypatch.setattr(sys, "stdout", None)
 
     with pytest.raises(OSError, match="standard output is closed: name a file"):
-        JsonLines.to("-")
+        output_to("-")
 
 
 def test_what_a_full_disk_loses_is_counted_and_later_records_are_written(caplog):
     stream = FullDisk()
-    sink = JsonLines(stream)
+    sink = make_log(stream)
 
     sink(make_record("lost.example"))
     stream.full = False
@@ -142,7 +147,7 @@ def test_a_reader_that_left_is_no_error(caplog):
     reader, writer = os.pipe()
     os.close(reader)
     stream = os.fdopen(writer, "w")
-    sink = JsonLines(stream)
+    sink = make_log(stream)
 
     sink(make_record())
 
@@ -150,3 +155,71 @@ def test_a_reader_that_left_is_no_error(caplog):
     assert "Broken pipe" in caplog.text
     with pytest.raises(BrokenPipeError):
         stream.close()
+
+
+def test_a_file_that_was_moved_away_is_made_anew(tmp_path):
+    path = tmp_path / "records.jsonl"
+    sink = make_log(output_to(str(path)))
+    sink(make_record("one.example"))
+    path.rename(tmp_path / "moved.jsonl")
+
+    sink(make_record("two.example"))
+
+    assert "one.example" in (tmp_path / "moved.jsonl").read_text()
+    assert "two.example" in path.read_text()
+
+
+def test_a_file_that_is_full_is_rotated(tmp_path):
+    path = tmp_path / "records.jsonl"
+    output = LogFile(path, max_bytes=100, keep=2)
+
+    for number in range(7):
+        output.write(f"{number}" * 39 + "\n")
+        output.flush()
+
+    files = {each.name: each.read_text().split() for each in tmp_path.iterdir()}
+    kept = {name: [line[0] for line in lines] for name, lines in files.items()}
+    assert kept == {"records.jsonl": ["6"], "records.jsonl.1": ["4", "5"], "records.jsonl.2": ["2", "3"]}
+
+
+def test_a_file_that_is_full_is_begun_again_where_none_is_kept(tmp_path):
+    path = tmp_path / "records.jsonl"
+    output = LogFile(path, max_bytes=100, keep=0)
+
+    for number in range(3):
+        output.write(f"{number}" * 60 + "\n")
+        output.flush()
+
+    assert [each.read_text()[0] for each in tmp_path.iterdir()] == ["2"]
+
+
+def test_a_line_that_is_longer_than_a_file_may_be_is_written_whole(tmp_path):
+    output = LogFile(tmp_path / "records.jsonl", max_bytes=10, keep=1)
+
+    output.write("x" * 50 + "\n")
+    output.flush()
+
+    assert (tmp_path / "records.jsonl").read_text() == "x" * 50 + "\n"
+
+
+def test_a_share_of_the_records_is_written_the_same_for_every_output():
+    kept, again = [], []
+    records = [replace(make_record(), id=str(number), status=200) for number in range(2000)]
+
+    for sink in (Sampled(0.25, kept.append), Sampled(0.25, again.append)):
+        for record in records:
+            sink(record)
+
+    assert kept == again
+    assert 400 < len(kept) < 600
+
+
+@pytest.mark.parametrize("how", [{"status": 429}, {"error": "provider_failed"}, {"status": None}], ids=str)
+def test_failures_are_always_written(how):
+    kept = []
+    sink = Sampled(0.0, kept.append)
+
+    sink(replace(make_record(), **({"status": 200} | how)))
+    sink(replace(make_record(), status=200))
+
+    assert len(kept) == 1

@@ -1,0 +1,121 @@
+"""
+The access log: a line for each record, on standard output, in a file, or both.
+
+A sink never harms the traffic: what can't be written is counted, and said once.
+"""
+
+import logging
+import sys
+import zlib
+from collections.abc import Callable
+from logging.handlers import WatchedFileHandler
+from pathlib import Path
+from typing import Protocol
+
+from sidestream.core.exchange import Record
+
+logger = logging.getLogger(__name__)
+
+STANDARD_OUTPUT = "-"
+
+
+class Output(Protocol):
+    """Where lines go."""
+
+    def write(self, text: str, /) -> object:
+        """Write a line."""
+
+    def flush(self) -> None:
+        """Let everybody see what was written."""
+
+
+class AccessLog:
+    """Writes a line for each record, at once. `lost` counts those that could not be written."""
+
+    def __init__(self, output: Output, format_record: Callable[[Record], str]) -> None:
+        self._output = output
+        self._format = format_record
+        self.lost = 0
+
+    def __call__(self, record: Record) -> None:
+        """Write `record`."""
+        line = self._format(record)
+        try:
+            self._output.write(line + "\n")
+            self._output.flush()
+        except (OSError, ValueError) as e:
+            if not self.lost:
+                logger.warning("records can't be written and are lost: %s", e)
+            self.lost += 1
+
+
+class Sampled:
+    """
+    Hands on a share of the records, and every one that tells of a failure.
+
+    Which ones is told by their ids, so that several outputs with the same share have the same records.
+    """
+
+    def __init__(self, share: float, sink: Callable[[Record], None]) -> None:
+        self._below = share * 2**32
+        self._sink = sink
+
+    def __call__(self, record: Record) -> None:
+        """Hand on `record`, if it is one of those."""
+        is_failure = record.error is not None or record.status is None or record.status >= 400
+        if is_failure or zlib.crc32(record.id.encode()) < self._below:
+            self._sink(record)
+
+
+class LogFile:
+    """
+    A file that is added to. One that was moved away, or removed, is made anew.
+
+    `max_bytes`: how large it may become; then it is renamed to `path`.1, that to `path`.2, and so on, up to
+    `keep` of them. 0: it may grow.
+
+    Raises:
+        OSError: it can't be opened.
+    """
+
+    def __init__(self, path: Path, *, max_bytes: int = 0, keep: int = 0) -> None:
+        self._path = path
+        self._max_bytes = max_bytes
+        self._keep = keep
+        self._file = WatchedFileHandler(path, encoding="utf-8")
+
+    def write(self, line: str) -> None:
+        """Write a line of ASCII."""
+        self._file.reopenIfNeeded()
+        if self._max_bytes and self._path.stat().st_size + len(line) > self._max_bytes:
+            self._rotate()
+        if self._file.stream is not None:  # which it is only while it is reopened
+            self._file.stream.write(line)
+
+    def flush(self) -> None:
+        """Let everybody see what was written."""
+        self._file.flush()
+
+    def _rotate(self) -> None:
+        for number in range(self._keep, 0, -1):
+            older = Path(f"{self._path}.{number}")
+            newer = Path(f"{self._path}.{number - 1}") if number > 1 else self._path
+            if newer.exists():
+                newer.replace(older)
+        if not self._keep:
+            self._path.unlink(missing_ok=True)
+        self._file.reopenIfNeeded()
+
+
+def output_to(target: str, *, max_bytes: int = 0, keep: int = 0) -> Output:
+    """
+    Return where lines for `target` go: a file, or for ``-``, standard output.
+
+    Raises:
+        OSError: it can't be opened.
+    """
+    if target != STANDARD_OUTPUT:
+        return LogFile(Path(target), max_bytes=max_bytes, keep=keep)
+    if sys.stdout is None:  # as Python has it when the process was started without one
+        raise OSError("standard output is closed: name a file for the records")
+    return sys.stdout
