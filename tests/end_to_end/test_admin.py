@@ -115,7 +115,8 @@ def test_an_exchange_is_shown_while_it_runs_and_after(world, served, admin):
     thread.join()
     wait_for(lambda: not admin.get("/exchanges").json()["live"])
     recent = wait_for(lambda: [one for one in admin.get("/exchanges").json()["recent"] if one["id"] == live["id"]])
-    assert recent[0] in proxy.records
+    logged = proxy.wait_for_record(lambda record: record["id"] == live["id"])
+    assert {name: logged[name] for name in recent[0]} == recent[0]
 
 
 def test_the_policy_in_force_is_shown(served, admin):
