@@ -3,7 +3,8 @@ What the C library does with memory that was given back.
 
 glibc raises the size from which on it takes memory from the system piece by piece, once such a piece was freed;
 then large bodies come from a heap that is full of holes and never shrinks. With the size fixed, what they took
-goes back when they are gone. Elsewhere than on glibc nothing is done.
+goes back when they are gone. It must be well above the 256 KB that asyncio takes for every read: to get these from the
+system each time cost two thirds of what passes through. Elsewhere than on glibc nothing is done.
 
 Source: mallopt(3), malloc_trim(3).
 """
@@ -12,7 +13,7 @@ import ctypes
 import gc
 import platform
 
-PIECE_BYTES = 256 * 1024
+PIECE_BYTES = 1024 * 1024
 """From this size on, memory is taken from the system by itself, and given back when freed."""
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
@@ -23,7 +24,7 @@ def give_back_what_is_large() -> None:
     libc = _glibc()
     if libc is not None:
         libc.mallopt(_M_MMAP_THRESHOLD, PIECE_BYTES)
-        libc.mallopt(_M_TRIM_THRESHOLD, PIECE_BYTES)
+        libc.mallopt(_M_TRIM_THRESHOLD, 4 * PIECE_BYTES)
         libc.mallopt(_M_ARENA_MAX, 1)
 
 
