@@ -63,6 +63,11 @@ bench: setup ## measure Sidestream beside stock mitmdump, Envoy and LiteLLM (Lin
 	@.make/bench
 	@PYTHONPATH=addon .venv-bench/bin/python -m tests.bench $(ARGS)
 
+.PHONY: bench-telemetry
+bench-telemetry: setup ## measure what records, metrics and costs take of a call (Linux, root)
+	@.make/bench
+	@PYTHONPATH=addon .venv-bench/bin/python -m tests.bench --only sidestream,telling,silent --workloads chat $(ARGS)
+
 .PHONY: bench-clients
 bench-clients: setup ## measure HTTP clients that could call the providers
 	@.make/venv .venv-bench .locks/bench.txt

@@ -77,7 +77,8 @@ def _names(known):
 
 
 def _bench(options: argparse.Namespace, report: Report) -> None:
-    chosen = [PRODUCTS[name] for name in PRODUCTS if name == DIRECT or name in (options.only or PRODUCTS)]
+    asked_for = options.only or [product.name for product in PRODUCTS.values() if product.is_usual]
+    chosen = [PRODUCTS[name] for name in PRODUCTS if name == DIRECT or name in asked_for]
     wanted = options.workloads or WORKLOADS
     amount = workloads.Options(
         seconds=options.seconds or (1 if options.quick else 4),

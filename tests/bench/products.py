@@ -11,14 +11,13 @@ writes its records to a file, because it always does.
 import functools
 import importlib.util
 import json
-import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.bench import provider
 from tests.bench.load import CLIENT_KEY, CLIENT_MODEL, CLIENT_PATH, HOST, Target
-from tests.bench.scene import ELSEWHERE, PROVIDER, PROXY, REDIRECTED, ROOT, environment
+from tests.bench.scene import ELSEWHERE, PROVIDER, PROXY, REDIRECTED, ROOT
 
 MITMDUMP = ROOT / ".venv/bin/mitmdump"
 SIDESTREAM = ROOT / ".venv/bin/sidestream"
@@ -59,7 +58,8 @@ class Product:
     One that is measured. `configure`: (folder, CA file) → how to start it beside the client.
 
     `in_pod`: the same for a sidecar that is redirected to, listens on loopback at `POD_PORT`, and lets pass
-    what goes elsewhere. `ready_seconds`: how long it may take until it answers.
+    what goes elsewhere. `ready_seconds`: how long it may take until it answers. `is_usual`: measured unless others are
+    asked for.
     """
 
     name: str
@@ -67,6 +67,7 @@ class Product:
     configure: Callable[[Path, Path], Start] | None
     in_pod: Callable[[Path, Path], Start] | None = None
     ready_seconds: float = 30.0
+    is_usual: bool = True
 
     @property
     def passes(self) -> bool:
@@ -206,20 +207,18 @@ def _litellm(folder: Path, ca_file: Path) -> Start:
     return Start([*command, "--num_workers", "1"], range(port, port + 1), variables | {"SSL_CERT_FILE": str(ca_file)})
 
 
-def _sidestream(workers: int, folder: Path, ca_file: Path) -> Start:
-    port = 8110 + 10 * workers
-    return _sidestream_run(workers, folder, ca_file, f"{PROXY}:{port}")
+def _sidestream(number: int, flags: Sequence[str], folder: Path, ca_file: Path) -> Start:
+    """Return how to start the Sidestream `number`, which tells its ports and its address from the others'."""
+    return _sidestream_run(number, flags, folder, ca_file, f"{PROXY}:{8110 + 10 * number}")
 
 
 def _sidestream_in_pod(folder: Path, ca_file: Path) -> Start:
-    return _sidestream_run(1, folder, ca_file, f"127.0.0.1:{POD_PORT}")
+    return _sidestream_run(1, (), folder, ca_file, f"127.0.0.1:{POD_PORT}")
 
 
-def _sidestream_run(workers: int, folder: Path, ca_file: Path, listen: str) -> Start:
+def _sidestream_run(number: int, flags: Sequence[str], folder: Path, ca_file: Path, listen: str) -> Start:
     if not SIDESTREAM.exists():
         raise Unavailable(f"no {SIDESTREAM}: make setup")
-    if workers > 1 and "--workers" not in _sidestream_options():
-        raise Unavailable("this Sidestream has no option --workers")
     policies = folder / "policies"
     policies.mkdir()
     names = [f"provider-{each}.example" for each in provider.PORTS]
@@ -230,9 +229,10 @@ def _sidestream_run(workers: int, folder: Path, ca_file: Path, listen: str) -> S
     (policies / "route.yaml").write_text(json.dumps(route))
     command = [str(SIDESTREAM), "run", "--policies", str(policies), "--mode", "transparent", "--listen", listen]
     command += ["--confdir", str(folder / "confdir"), "--log", str(folder / "records.jsonl")]
-    command += ["--workers", str(workers)] if workers > 1 else []
+    command += ["--admin", f"127.0.0.1:{15020 + number}", *flags]
     port = int(listen.rpartition(":")[2])
-    return Start(command, range(port, port + workers), {"BENCH_KEY": provider.KEY}, redirected=f"{REDIRECTED}{workers}")
+    ports = range(port, port + (2 if flags == TWO_WORKERS else 1))
+    return Start(command, ports, {"BENCH_KEY": provider.KEY}, redirected=f"{REDIRECTED}{number}")
 
 
 def _provider(name: str, port: int, ca_file: Path) -> dict:
@@ -250,18 +250,13 @@ def _document(kind: str, name: str, spec: dict) -> dict:
     return {"apiVersion": "istio.alibabacloud.com/v1beta1", "kind": kind, "metadata": {"name": name}, "spec": spec}
 
 
-@functools.cache
-def _sidestream_options() -> str:
-    done = subprocess.run(
-        [str(SIDESTREAM), "run", "--help"], env=environment(), capture_output=True, text=True, timeout=60
-    )
-    return done.stdout
-
-
 DIRECT = "direct"
 STOCK = "stock"
 ENVOY = "envoy"
 SIDECAR = "sidestream"
+TWO_WORKERS = ("--workers", "2")
+SILENT = ("--admin", "off", "--set", "sidestream_log=")
+TELLING = ("--set", "sidestream_cost=true", "--set", "sidestream_asm_names=true")
 
 PRODUCTS = {
     product.name: product
@@ -270,8 +265,10 @@ PRODUCTS = {
         Product(STOCK, "stock mitmdump", _stock, _stock_in_pod),
         Product(ENVOY, "Envoy", _envoy),
         Product("litellm", "LiteLLM", _litellm, ready_seconds=120.0),
-        Product(SIDECAR, "Sidestream", functools.partial(_sidestream, 1), _sidestream_in_pod),
-        Product("sidestream-2", "Sidestream --workers 2", functools.partial(_sidestream, 2)),
+        Product(SIDECAR, "Sidestream", functools.partial(_sidestream, 1, ()), _sidestream_in_pod),
+        Product("sidestream-2", "Sidestream --workers 2", functools.partial(_sidestream, 2, TWO_WORKERS)),
+        Product("telling", "Sidestream, telling all", functools.partial(_sidestream, 3, TELLING), is_usual=False),
+        Product("silent", "Sidestream, silent", functools.partial(_sidestream, 4, SILENT), is_usual=False),
     )
 }
 """Name → product, in the order of the table."""
