@@ -4,17 +4,22 @@ What the C library does with memory that was given back.
 glibc raises the size from which on it takes memory from the system piece by piece, once such a piece was freed;
 then large bodies come from a heap that is full of holes and never shrinks. With the size fixed, what they took
 goes back when they are gone. It must be well above the 256 KB that asyncio takes for every read: to get these from the
-system each time cost two thirds of what passes through. Elsewhere than on glibc nothing is done.
+system each time cost two thirds of what passes through. What is smaller leaves holes, too; their pages are given back
+from time to time. Elsewhere than on glibc nothing is done.
 
 Source: mallopt(3), malloc_trim(3).
 """
 
 import ctypes
+import functools
 import gc
 import platform
 
 PIECE_BYTES = 1024 * 1024
 """From this size on, memory is taken from the system by itself, and given back when freed."""
+
+SECONDS_BETWEEN_TRIMS = 5.0
+"""How often holes are given back. It takes a quarter of a millisecond for each megabyte."""
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 
@@ -36,10 +41,16 @@ def settle() -> None:
     """
     gc.collect()
     gc.freeze()
+    give_back_holes()
+
+
+def give_back_holes() -> None:
+    """Give back the pages of the heap that nothing is in."""
     libc = _glibc()
     if libc is not None:
         libc.malloc_trim(0)
 
 
+@functools.cache
 def _glibc() -> ctypes.CDLL | None:
     return ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None

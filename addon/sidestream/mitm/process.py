@@ -113,13 +113,28 @@ async def _run(process: Process, addon: Sidestream) -> None:
 
 
 class _Settled:
-    """An addon that is the last to hear that all is running."""
+    """An addon that is the last to hear that all is running, and sees to the memory from then on."""
 
     name = "sidestream-settled"
+
+    def __init__(self) -> None:
+        self._tidying: asyncio.Task[None] | None = None
 
     def running(self) -> None:
         """Take what is there by now for granted."""
         memory.settle()
+        self._tidying = asyncio.get_running_loop().create_task(_tidy_from_time_to_time())
+
+    def done(self) -> None:
+        """Stop."""
+        if self._tidying is not None:
+            self._tidying.cancel()
+
+
+async def _tidy_from_time_to_time() -> None:
+    while True:
+        await asyncio.sleep(memory.SECONDS_BETWEEN_TRIMS)
+        memory.give_back_holes()
 
 
 def _raise_file_limit() -> None:
