@@ -215,3 +215,21 @@ def test_workers_that_cannot_start_end_the_command(tmp_path):
 
         assert parent.process.wait(60) == 1
     assert "address already in use" in parent.said
+
+
+@pytest.mark.parametrize(
+    ("flags", "environment", "said"),
+    [
+        (["--set", "sidestream_log_max_size=1m"], {}, "use logrotate"),
+        ([], {"SIDESTREAM_LOG_MAX_SIZE": "1m"}, "use logrotate"),
+        (["--admin", "here"], {}, "'here' is no HOST:PORT"),
+        ([], {"SIDESTREAM_ADMIN": "127.0.0.1:0"}, "'127.0.0.1:0' is no HOST:PORT"),
+    ],
+)
+def test_what_workers_cannot_do_is_refused(flags, environment, said):
+    command = [COMMAND, "run", "--policies", "policies", "--workers", "2", *flags]
+
+    done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, timeout=60)
+
+    assert done.returncode != 0
+    assert said in done.stderr.splitlines()[-1]

@@ -92,6 +92,26 @@ def test_a_negative_limit_is_refused(mitmproxy, name):
         mitmproxy.options.update(**POLICY, **{name: -1})
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("sidestream_admin", "here", "no HOST:PORT"),
+        ("sidestream_admin", "127.0.0.1:70000", "no HOST:PORT"),
+        ("sidestream_log_format", "xml", "write json or text"),
+        ("sidestream_log_sample", "2", "from 0 to 1"),
+        ("sidestream_log_sample", "half", "from 0 to 1"),
+        ("sidestream_log_max_size", "big", "like 64m"),
+        ("sidestream_log_keep", -1, "negative"),
+    ],
+)
+def test_what_records_cannot_be_is_refused(mitmproxy, name, value, said):
+    addon, _ = make_addon()
+    mitmproxy.master.addons.add(addon)
+
+    with pytest.raises(exceptions.OptionsError, match=said):
+        mitmproxy.options.update(**POLICY, **{name: value})
+
+
 @pytest.mark.parametrize(("text", "limit", "errors"), [("7", 7, 0), ("", 10_000, 0), ("many", 10_000, 1)])
 def test_a_limit_may_come_from_the_environment(monkeypatch, caplog, mitmproxy, text, limit, errors):
     monkeypatch.setenv("SIDESTREAM_MAX_CONNECTIONS", text)

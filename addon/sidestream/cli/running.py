@@ -85,7 +85,8 @@ def _run(options: argparse.Namespace) -> int:
         options.parser.error(str(e))
     if options.workers > 1 and options.web:
         options.parser.error("--web shows the traffic of one process: it can't be had with --workers")
-    if options.workers > 1 and any(given.startswith("sidestream_log_max_size=") for given in options.set):
+    sizes = [given for given in options.set if given.startswith("sidestream_log_max_size=")]
+    if options.workers > 1 and (sizes or "SIDESTREAM_LOG_MAX_SIZE" in os.environ):
         options.parser.error("a file of records that several workers share can't be rotated by them: use logrotate")
     log_to_stderr()
     if options.workers == 1:

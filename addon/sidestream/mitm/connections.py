@@ -86,14 +86,22 @@ class ConnectionHooks:
             choose_layer(undecided, self._current.snapshot, intercept_tls=intercept_tls, stock=self._stock_layer)
             if isinstance(undecided.layer, layers.TCPLayer):
                 self._counts["connections_passed_through"] += 1
-            if coverage := coverage_of(undecided, self._current.snapshot, intercept_tls=intercept_tls):
-                self._counts[f"llm_{coverage}"] += 1
         except exceptions.AddonHalt:
             raise
         except Exception:
             logger.exception("the first bytes of a connection could not be judged")
             if not self._current.settings.fail_open:
                 undecided.layer = CloseLayer(undecided.context)
+            return
+        self._count_coverage(undecided)
+
+    def _count_coverage(self, undecided: layer.NextLayer) -> None:
+        try:
+            settings, snapshot = self._current.settings, self._current.snapshot
+            if coverage := coverage_of(undecided, snapshot, intercept_tls=settings.intercept_tls):
+                self._counts[f"llm_{coverage}"] += 1
+        except Exception:
+            logger.exception("a connection could not be counted; it goes on")
 
     def _stock_layer(self, undecided: layer.NextLayer) -> None:
         _addon("nextlayer", NextLayer).next_layer(undecided)
@@ -112,8 +120,11 @@ class ConnectionHooks:
 
     def tls_failed_client(self, failed: tls.TlsData) -> None:
         """Count a client that does not take our certificate for a policy host: it has pinned another."""
-        if self._current.governs(failed.conn.sni or ""):
-            self._counts["llm_pinned"] += 1
+        try:
+            if self._current.governs(failed.conn.sni or ""):
+                self._counts["llm_pinned"] += 1
+        except Exception:
+            logger.exception("a connection could not be counted")
 
     def tls_start_server(self, start: tls.TlsData) -> None:
         """Verify a provider as its policy says."""

@@ -100,6 +100,8 @@ def _listen(address: str) -> list[socket.socket]:
     if address.startswith(UNIX):
         return [bind_unix_socket(address.removeprefix(UNIX), mode=0o600)]
     host, _, port = address.rpartition(":")
+    if not (host and port.isdecimal() and 0 < int(port) < 65536):
+        raise AdminError(f"admin endpoint: {address!r} is no HOST:PORT; or write off")
     return bind_sockets(int(port), host.removeprefix("[").removesuffix("]"), reuse_port=False)
 
 

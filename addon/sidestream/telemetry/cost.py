@@ -66,7 +66,8 @@ class Pricing:
         if record.usage_partial is not False or record.prompt_tokens is None or record.provider_system is None:
             return None
         system = _PROVIDERS.get(record.provider_system, record.provider_system)
-        tokens = record.prompt_tokens, record.cached_tokens or 0, record.completion_tokens or 0
+        cached = min(record.cached_tokens or 0, record.prompt_tokens)
+        tokens = record.prompt_tokens, cached, record.completion_tokens or 0
         models = filter(None, (record.response_model, record.sent_model))
         costs = (self._formula(system, model)(*tokens) for model in models)
         return next((cost for cost in costs if cost is not None), None)
@@ -113,5 +114,5 @@ def _price(system: str, model: str, prompt: int, cached: int, completion: int) -
     try:
         usage = Usage(input_tokens=prompt, cache_read_tokens=cached, output_tokens=completion)
         return float(calc_price(usage, model, provider_id=system).total_price)
-    except (LookupError, ValueError):
+    except Exception:  # noqa: BLE001 whatever a table of others does, no record is lost to it
         return None
