@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+from types import SimpleNamespace
 
 import pytest
 from mitmproxy import exceptions
@@ -130,11 +131,11 @@ async def running(addon, **options):
     master = DumpMaster(Options(), with_termlog=False, with_dumper=False)
     put_first(master.addons, addon)
     master.options.update(mode=["regular@127.0.0.1:0"], **POLICY, **options)
+    runs = asyncio.Event()
+    master.addons.add(SimpleNamespace(name="witness-of-running", running=runs.set))  # the last to hear of it
     task = asyncio.create_task(master.run())
-    server = master.addons.get("proxyserver")
-    while not server.listen_addrs():  # noqa: ASYNC110 mitmproxy has no event for it
-        await asyncio.sleep(0.01)
-    yield server.listen_addrs()[0][1]
+    await asyncio.wait_for(runs.wait(), 30)
+    yield master.addons.get("proxyserver").listen_addrs()[0][1]
     master.shutdown()
     await task
 
