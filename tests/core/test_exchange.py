@@ -235,7 +235,8 @@ def test_only_the_first_finish_counts():
         ((CHUNK, ERROR, "[DONE]"), None, "error_in_stream"),
         ((CHUNK,), "client_disconnected", "client_disconnected"),
         ((CHUNK, ERROR), "provider_failed", "provider_failed"),
-        ((CHUNK, "[DONE]"), "client_disconnected", "client_disconnected"),
+        ((CHUNK, "[DONE]"), "client_disconnected", None),  # it has all of it, and does not wait for the end
+        ((CHUNK, "[DONE]"), "provider_failed", "provider_failed"),
     ],
 )
 def test_a_stream_is_recorded_with_what_went_wrong(texts, error, recorded):

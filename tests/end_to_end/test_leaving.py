@@ -56,6 +56,8 @@ class Provider:
                 line.send(EVENT_STREAM)
             case "stream":
                 line.send(EVENT_STREAM + chunk(EVENT % b"hi"))
+            case "done":
+                line.send(EVENT_STREAM + chunk(EVENT % b"hi" + b"data: [DONE]\n\n"))
             case "json":
                 line.send(b'HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 99\r\n\r\n{"model":')
             case "events":
@@ -142,7 +144,7 @@ def proxy(shared_world, provider, hanging):
         documents = [provider_document("hanging.leave.test", hanging.port)]
         documents += [
             provider_document(f"{name}.leave.test", stage.port)
-            for name in ("silent", "head", "stream", "json", "events", "sound")
+            for name in ("silent", "head", "stream", "done", "json", "events", "sound")
         ]
         for name in ("events", "sound"):
             rule = {"backendRefs": [{"providerHost": f"{name}.leave.test"}], "timeouts": {"streamIdle": "1s"}}
@@ -201,6 +203,21 @@ def test_a_client_that_leaves_ends_the_providers_connection(proxy, proxy_ca, sta
     [attempt] = record["attempts"]
     assert (record["error"], attempt["error"]) == ("client_disconnected", "client_disconnected")
     assert proxy.is_alive
+
+
+def test_a_client_that_leaves_once_it_has_all_events_has_its_answer(proxy, provider):
+    with proxy.recording() as records, socket.create_connection(("127.0.0.1", proxy.port), TIMEOUT_SECONDS) as client:
+        client.sendall(write_request("done.leave.test"))
+        answer = b""
+        while b"[DONE]" not in answer:
+            part = client.recv(65536)
+            assert part, "the answer goes on"
+            answer += part
+        client.close()
+        assert provider.left.get(timeout=TIMEOUT_SECONDS) == "done.leave.test"
+
+    [record] = records
+    assert (record["status"], record["error"], record["attempts"][0]["error"]) == (200, None, None)
 
 
 # --- not reading ---------------------------------------------------------------------------------

@@ -222,8 +222,10 @@ class Exchange:
         if self._finished:
             return None
         self._finished = True
-        self.ended_attempt(error, now=now)
         meter = self.meter or Meter("")
+        if error == "client_disconnected" and self._has_all(meter):
+            error = None
+        self.ended_attempt(error, now=now)
         meter.finish()
         decision, planned = self.decision, self.plan
         if error is None and meter.complete is not None and meter.error_seen:
@@ -272,6 +274,10 @@ class Exchange:
             attempts=tuple(self._attempts),
             content=self.content,
         )
+
+    def _has_all(self, meter: Meter) -> bool:
+        """Tell whether the client has its stream whole: many leave with the last event, before the end."""
+        return self._first_byte is not None and meter.complete is True
 
     def _overhead(self, now: float) -> float | None:
         if self._has_request is None:
