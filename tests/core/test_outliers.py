@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidestream.core.outliers import Outliers
+from sidestream.core.outliers import Ejections, Outliers
 from sidestream.core.snapshot import OutlierDetection
 from tests.core.builders import make_provider
 
@@ -209,3 +209,13 @@ def test_whatever_happens_no_ejection_outlasts_its_bound(happened):
 
     assert not outliers.is_ejected(provider, now + DETECTION.max_ejection_seconds)
     assert outliers.ejections <= len(happened) // 2
+
+
+def test_what_was_ejected_is_known_by_provider():
+    outliers, provider = make()
+    eject(outliers, provider, 0.0)
+    eject(outliers, provider, 35.0)
+    fail(outliers, make_provider("never.example", outlier_detection=DETECTION), "reset")
+
+    assert outliers.by_provider() == {provider.name: Ejections(2, 95.0)}
+    assert outliers.ejections == 2

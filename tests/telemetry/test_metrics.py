@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from sidestream.core.exchange import Exchange
 from sidestream.core.planning import plan
 from sidestream.core.routing import Forward, Reject
-from sidestream.core.snapshot import Snapshot
+from sidestream.core.snapshot import OutlierDetection, Route, Rule, Snapshot
 from sidestream.core.usage import Meter
 from sidestream.telemetry.metrics import COUNTS, Metrics
 from sidestream.telemetry.names import MAX_RESPONSE_MODELS
@@ -121,18 +121,37 @@ def test_overhead_is_observed_in_seconds():
 )
 def test_what_is_read_when_somebody_scrapes(name, value):
     metrics = make_metrics()
-    metrics.watch(SimpleNamespace(counts=dict, live_count=lambda: 7))
+    metrics.watch(SimpleNamespace(counts=dict, ejections=dict, live_count=lambda: 7))
 
     assert series(metrics)[(name,)] == value
 
 
 def test_every_count_of_the_data_plane_is_told():
     metrics = make_metrics()
-    metrics.watch(SimpleNamespace(counts=lambda: {name: at for at, name in enumerate(COUNTS, 1)}, live_count=int))
+    counts = {name: at for at, name in enumerate(COUNTS, 1)}
+    metrics.watch(SimpleNamespace(counts=lambda: counts, ejections=dict, live_count=int))
 
     values = list(series(metrics).values())
 
     assert all(at in values for at in range(1, len(COUNTS) + 1))
+
+
+def test_ejections_are_told_of_every_provider_that_the_policy_names():
+    careful = make_provider("b.example", outlier_detection=OutlierDetection())
+    route = Route("default/r", "r", (Rule(None, (), (make_backend(careful),)),))
+    policy = SimpleNamespace(snapshot=Snapshot("r", {"a.example": PROVIDER, "r": route}), failures=0, problem_count=0)
+    metrics = Metrics(policy, int)
+    ejected = {careful.name: (3, True), PROVIDER.name: (1, True), "default/gone": (9, True)}
+
+    metrics.watch(SimpleNamespace(counts=dict, ejections=lambda: ejected, live_count=int))
+
+    told = {key: value for key, value in series(metrics).items() if key[0].startswith("sidestream_eject")}
+    assert told == {
+        ("sidestream_ejections_total", ("provider", PROVIDER.name)): 1,
+        ("sidestream_ejections_total", ("provider", careful.name)): 3,
+        ("sidestream_ejected", ("provider", PROVIDER.name)): 0,  # it has no outlierDetection any more
+        ("sidestream_ejected", ("provider", careful.name)): 1,
+    }
 
 
 def test_asms_names_are_used_where_they_are_wanted():

@@ -19,12 +19,29 @@ class _Standing:
     until: float = 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class Ejections:
+    """How often a provider was ejected so far, and until when it was the last time."""
+
+    count: int
+    until: float
+
+
 class Outliers:
-    """Counts failures in a row by provider, and ejects. `ejections`: how many there were in all."""
+    """Counts failures in a row by provider, and ejects."""
 
     def __init__(self) -> None:
-        self.ejections = 0
         self._standings: dict[str, _Standing] = {}
+        self._ejections: dict[str, Ejections] = {}
+
+    @property
+    def ejections(self) -> int:
+        """How many ejections there were in all."""
+        return sum(ejected.count for ejected in self._ejections.copy().values())
+
+    def by_provider(self) -> dict[str, Ejections]:
+        """Return the providers, by name, that ever were ejected. Any thread may ask."""
+        return self._ejections.copy()
 
     def is_ejected(self, provider: Provider, now: float) -> bool:
         """Tell whether `provider` is to be left alone."""
@@ -59,6 +76,8 @@ class Outliers:
             is_too_much = standing.errors >= detection.consecutive_errors
         if is_too_much:
             self._eject(standing, detection, now, retry_after_seconds)
+            known = self._ejections.get(provider.name)
+            self._ejections[provider.name] = Ejections(1 + (known.count if known else 0), standing.until)
 
     def _eject(
         self, standing: _Standing, detection: OutlierDetection, now: float, retry_after_seconds: float | None
@@ -67,7 +86,6 @@ class Outliers:
         asked = retry_after_seconds or detection.base_ejection_seconds * standing.ejections
         standing.until = now + min(asked, detection.max_ejection_seconds)
         standing.errors = standing.rate_limits = 0
-        self.ejections += 1
 
     @staticmethod
     def _remaining(standing: _Standing, detection: OutlierDetection, now: float) -> int:

@@ -114,6 +114,10 @@ class Sidestream:
         """Return what is known of the exchanges under way, oldest first."""
         return self._requests.live()
 
+    def ejections(self) -> dict[str, tuple[int, bool]]:
+        """Return providers that were ejected: name → how often, and whether they are left alone now."""
+        return self._requests.ejections()
+
     def counts(self) -> dict[str, int]:
         """Return what happened since the start: name → how often. The names are a closed set."""
         upstream = self.current.runtime.upstream.counts() if self.current.runtime is not None else {}

@@ -292,6 +292,11 @@ class RequestHooks:
         now = time.monotonic()
         return [exchange.as_live(now=now) for exchange in self._exchanges.under_way()]
 
+    def ejections(self) -> dict[str, tuple[int, bool]]:
+        """Return providers that were ejected: name → how often, and whether they are left alone now."""
+        now = time.monotonic()
+        return {name: (known.count, now < known.until) for name, known in self.health.outliers.by_provider().items()}
+
     def counts(self) -> dict[str, int]:
         """Return what happened since the start: name → how often. The names are a closed set."""
         return {

@@ -37,6 +37,9 @@ class Inside(Protocol):
     def counts(self) -> dict[str, int]:
         """Return what happened since the start: name → how often. The names are a closed set."""
 
+    def ejections(self) -> dict[str, tuple[int, bool]]:
+        """Return providers that were ejected: name → how often, and whether they are left alone now."""
+
     def live_count(self) -> int:
         """Return how many exchanges are under way."""
 

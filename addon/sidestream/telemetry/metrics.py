@@ -17,7 +17,7 @@ from prometheus_client.registry import Collector
 
 from sidestream.core.exchange import Record
 from sidestream.core.snapshot import Snapshot
-from sidestream.telemetry.names import NONE, Models, error_of, status_of
+from sidestream.telemetry.names import NONE, Models, error_of, providers_of, status_of
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a third more series, of which nobody makes use
 
@@ -50,7 +50,6 @@ COUNTS = {
     "refused_too_many_exchanges": ("sidestream_limit_refusals", "Requests beyond a limit.", {"limit": "exchanges"}),
     "retries": ("sidestream_retries", "Attempts that followed a failed one.", {}),
     "retries_refused": ("sidestream_retries_refused", "Retries that the retry budget did not allow.", {}),
-    "ejections": ("sidestream_ejections", "Times that a provider was left alone after failures.", {}),
     "provider_connections_opened": ("sidestream_provider_connections", "Connections to providers.", {}),
     "provider_connections_reused": ("sidestream_provider_connections_reused", "Times one was used again.", {}),
     **{
@@ -70,6 +69,9 @@ class Watched(Protocol):
 
     def counts(self) -> Mapping[str, int]:
         """Return counts of the data plane, by name."""
+
+    def ejections(self) -> Mapping[str, tuple[int, bool]]:
+        """Return providers that were ejected: name → how often, and whether they are left alone now."""
 
     def live_count(self) -> int:
         """Return how many exchanges are under way."""
@@ -235,6 +237,7 @@ class _Read(Collector):
             family = families.setdefault(name, CounterMetricFamily(name, text, labels=tuple(labels)))
             family.add_metric(tuple(labels.values()), counted.get(count, 0))
         yield from families.values()
+        yield from self._ejections()
         yield CounterMetricFamily("sidestream_lost_records", "Records that could not be kept.", value=self._lost())
         failures = self._policy.failures
         yield CounterMetricFamily("sidestream_policy_reload_failures", "Reloads that failed.", value=failures)
@@ -245,3 +248,17 @@ class _Read(Collector):
         yield info
         live = self.watched.live_count() if self.watched is not None else 0
         yield GaugeMetricFamily("sidestream_live_exchanges", "Exchanges under way.", value=live)
+
+    def _ejections(self) -> Iterator[Metric]:
+        """Tell of every provider, so that the first ejection is seen as an increase."""
+        counted = self.watched.ejections() if self.watched is not None else {}
+        text = "Times that a provider was left alone after failures."
+        ejections = CounterMetricFamily("sidestream_ejections", text, labels=("provider",))
+        text = "Whether a provider is left alone now; of several workers, by how many."
+        ejected = GaugeMetricFamily("sidestream_ejected", text, labels=("provider",))
+        for name, provider in sorted(providers_of(self._policy.snapshot).items()):
+            count, is_ejected = counted.get(name, (0, False))
+            ejections.add_metric((name,), count)
+            ejected.add_metric((name,), is_ejected and provider.outlier_detection is not None)
+        yield ejections
+        yield ejected

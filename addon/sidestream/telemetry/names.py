@@ -50,6 +50,17 @@ class Models:
         return model if model in self._answered else OTHER
 
 
+def providers_of(snapshot: Snapshot) -> dict[str, Provider]:
+    """Return all providers that `snapshot` names, by name."""
+    providers: list[Provider] = []
+    for policy in snapshot.hosts.values():
+        if isinstance(policy, Provider):
+            providers.append(policy)
+        else:
+            providers += [backend.provider for rule in policy.rules for backend in rule.backends]
+    return {provider.name: provider for provider in providers}
+
+
 def models_of(snapshot: Snapshot) -> frozenset[str]:
     """Return all models that `snapshot` names."""
     configs: list[OpenAIConfig] = []
