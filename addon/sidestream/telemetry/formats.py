@@ -34,7 +34,10 @@ class JsonLine:
             fields["request_body"] = self._redact(record.content.request.decode(errors="replace"))
             fields["response_body"] = self._redact(record.content.response.decode(errors="replace"))
         # ASCII: any stream takes it, and no character in it is taken for the end of a line.
-        return json.dumps(fields, separators=(",", ":"))
+        return _ENCODER.encode(fields)
+
+
+_ENCODER = json.JSONEncoder(separators=(",", ":"))
 
 
 def text_line(record: Record) -> str:
