@@ -17,7 +17,7 @@ def make_layer(*servers, used_by_streams=()):
     streams = {number: SimpleNamespace(context=SimpleNamespace(server=server)) for number, server in used_by_streams}
     layer = GovernedHttpLayer.__new__(GovernedHttpLayer)
     layer.connections = dict.fromkeys(servers, "layer")
-    layer.streams, layer.answered, layer.waiting_for_establishment = streams, {1, 3, 5}, {}
+    layer.streams, layer.waiting_for_establishment = streams, {}
     layer.gone = set()
     return layer
 
@@ -40,7 +40,6 @@ def test_a_closed_connection_that_a_stream_still_has_is_kept():
     layer._forget_gone()
 
     assert list(layer.connections) == [closed]
-    assert layer.answered == {5}
 
 
 def test_a_closed_connection_that_was_not_told_so_is_kept():

@@ -59,6 +59,7 @@ def parameters(function):
         (ReceiveBuffer.maybe_extract_at_most, ["self", "count"]),
         (_http1.Http1Server.read_headers, ["self", "event"]),
         (_http1.Http1Server.read_body, ["self", "event"]),
+        (_http1.Http1Server.wait, ["self", "event"]),
         (_events.RequestHeaders, ["stream_id", "request", "end_stream", "replay_flow"]),
         (_events.ResponseHeaders, ["stream_id", "response", "end_stream"]),
         (_events.ResponseProtocolError, ["stream_id", "message", "code"]),
@@ -88,7 +89,7 @@ def test_the_signatures_are_the_known_ones(function, names):
         ),
         (UpstreamLayer, _base.HttpConnection, ["_handle_event"]),
         (GetProviderConnection, http_layers.GetHttpConnection, ["connection_spec_matches"]),
-        (GovernedHttp1Server, _http1.Http1Server, ["read_headers", "read_body"]),
+        (GovernedHttp1Server, _http1.Http1Server, ["read_headers", "read_body", "wait"]),
         (PatientTransparentProxy, modes.TransparentProxy, ["_handle_event"]),
         (UndecidedLayer, layer.NextLayer, ["_handle_event", "_ask"]),
         (
@@ -173,6 +174,13 @@ def test_what_waits_for_a_window_of_http2_can_be_weighed(mitmproxy):
 
     assert top.h2_conn.stream_buffers.get(1, ()) == ()
     assert "data" in inspect.get_annotations(_http_h2.SendH2Data)
+
+
+def test_streams_of_http2_are_kept_until_their_connection_closes(mitmproxy):
+    top = _http2.Http2Server(Context(tflow.tclient_conn(), mitmproxy.options))
+
+    assert top.streams == {}
+    assert "for stream_id in self.streams" in inspect.getsource(_http2.Http2Connection.close_connection)
 
 
 def test_what_a_layer_is_told_is_carried_out_before_server_event_returns():

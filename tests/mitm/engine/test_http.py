@@ -203,6 +203,7 @@ def test_nothing_is_kept_of_a_call_that_is_over(drive, upstream):
 
     assert drive.top.calls == {}
     assert drive.top.streams == {}
+    assert len(drive.top.answered) == 1
     assert set(drive.top.connections) == {drive.client}
 
 
@@ -348,6 +349,16 @@ def test_parallel_streams_get_each_its_own_answer(h2_drive, upstream, h2_client)
     heard = [event for event in hear(h2_drive, h2_client) if isinstance(event, DataReceived) and event.data]
     assert [(event.stream_id, event.data) for event in heard] == [(3, b"[3]"), (1, b"[1]")]
     assert [record.status for record in h2_drive.records] == [200, 200]
+
+
+def test_nothing_is_kept_of_a_stream_that_is_over(h2_drive, upstream, h2_client):
+    for number in (1, 3, 5):
+        ask(h2_drive, h2_client, number)
+        upstream.deliver(*whole())
+        hear(h2_drive, h2_client)
+
+    assert h2_drive.top.streams == {}
+    assert h2_drive.top.answered == set(h2_drive.top.connections[h2_drive.client].streams) == {5}
 
 
 def test_an_answer_to_http2_names_no_connection(h2_drive, upstream, h2_client):

@@ -12,7 +12,8 @@ from mitmproxy.proxy.layers.http._base import ReceiveHttp
 from mitmproxy.proxy.layers.http._events import RequestData, RequestEndOfMessage, RequestHeaders, RequestProtocolError
 from mitmproxy.test import tflow
 
-from sidestream.mitm.engine.http1 import GovernedHttp1Server, InvalidRequest
+from sidestream.mitm.engine import http1
+from sidestream.mitm.engine.http1 import MAX_HEAD_BYTES, GovernedHttp1Server, InvalidRequest
 from tests.mitm.driver import Drive
 
 KEY = b"sk-marker-http1"
@@ -105,6 +106,62 @@ def test_a_client_that_leaves_in_its_body_is_told_apart_from_one_that_is_wrong()
     _, happened = read(CHUNKED + b"2\r\n{", leave=True)
 
     assert [type(event) for event in happened if isinstance(event, RequestProtocolError)] == [RequestProtocolError]
+
+
+def said(drive):
+    """Return the status and the code of the only answer."""
+    [answer] = drive.sent.values()
+    assert answer.count(b"HTTP/1.1 ") == 1
+    return int(answer[9:12]), json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["code"]
+
+
+PADDING = b"x: " + b"x" * 1000 + b"\r\n"
+TOO_LONG = PADDING * (MAX_HEAD_BYTES // len(PADDING) + 1)
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [[HEAD + TOO_LONG + b"\r\n"], [HEAD + TOO_LONG + b"\r\n", b"more"], [HEAD, *[PADDING] * 70, b"\r\n"]],
+    ids=["at once", "and more", "bit by bit"],
+)
+def test_a_head_that_is_too_large_is_refused_and_counted_however_it_comes(parts, monkeypatch):
+    refused = []
+    monkeypatch.setattr(GovernedHttp1Server, "note_refusal", staticmethod(refused.append))
+
+    drive, happened = read(*parts)
+
+    assert said(drive) == (431, "head_too_large")
+    assert refused == ["head_too_large"]
+    assert happened == []
+    assert drive.closed == [drive.client]
+
+
+def test_a_body_counts_for_no_head():
+    drive, happened = read(HEAD + b"content-length: 100000\r\n\r\n" + b"x" * 100_000)
+
+    assert len(body_of(happened)) == 100_000
+    assert drive.sent == {}
+
+
+@pytest.mark.parametrize("endless", [b"2\r\n{}\r\n0\r\n" + TOO_LONG, b"2;" + TOO_LONG.replace(b"\r\n", b"")])
+def test_the_framing_of_a_body_is_not_read_for_ever(endless):
+    drive, happened = read(CHUNKED, endless)
+
+    assert said(drive) == (400, "invalid_request")
+    assert isinstance(happened[-1], InvalidRequest)
+    assert drive.closed == [drive.client]
+
+
+def test_what_is_said_before_the_answer_is_not_kept_without_a_bound(monkeypatch):
+    monkeypatch.setattr(http1, "MAX_AHEAD_BYTES", 1000)
+
+    kept, _ = read(HEAD + b"\r\n", HEAD + b"\r\n")
+    drive, happened = read(HEAD + b"\r\n", HEAD, PADDING)
+
+    assert kept.sent == {}
+    assert said(drive) == (400, "invalid_request")
+    assert isinstance(happened[-1], InvalidRequest)
+    assert drive.closed == [drive.client]
 
 
 @given(st.binary(max_size=300))

@@ -38,6 +38,7 @@ from mitmproxy.proxy.layers.http._events import (
     ResponseProtocolError,
 )
 from mitmproxy.proxy.layers.http._http1 import Http1Server
+from mitmproxy.proxy.layers.http._http2 import Http2Server
 
 from sidestream.core.calls import Upstream
 from sidestream.core.errors import INTERNAL_ERROR, ClientError, Fault, client_error
@@ -260,7 +261,13 @@ class GovernedHttpLayer(HttpLayer):
             if conn.state is ConnectionState.CLOSED:
                 self.gone.discard(conn)
                 self.connections.pop(conn, None)
+
+    def _forget_streams(self, client: layer.Layer) -> None:
+        """Forget the numbers of streams that are over; mitmproxy keeps those of HTTP/2 with the connection."""
         self.answered &= self.streams.keys()
+        if isinstance(client, Http2Server):
+            for stream_id in client.streams.keys() - self.streams.keys():
+                del client.streams[stream_id]
 
     def make_stream(self, stream_id: int) -> Commands:
         stream = GovernedHttpStream(self.context.fork(), stream_id)
@@ -299,6 +306,7 @@ class GovernedHttpLayer(HttpLayer):
                 self.governor.note_fault(flow, _fault(event))
             elif child is self.connections.get(self.context.client):
                 if isinstance(event, ResponseHeaders) and event.response.status_code >= 200:
+                    self._forget_streams(child)
                     self.answered.add(event.stream_id)
                 elif isinstance(event, ResponseProtocolError) and self._can_answer(flow, event):
                     yield from self._answer(child, flow, event)

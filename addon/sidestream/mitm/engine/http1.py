@@ -6,6 +6,7 @@ closes without a word on a bad chunk, and fails on trailers. Here such a request
 in OpenAI's shape, the log says what and not which bytes, and trailers are dropped: chat has none.
 """
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -25,11 +26,16 @@ type Commands = layer.CommandGenerator[None]
 
 MAX_HEAD_BYTES = 64 * 1024
 """How large the head of a request may be unless an option says otherwise, in bytes."""
+MAX_AHEAD_BYTES = 64 * 1024 * 1024
+"""How much a client may say before the last request is answered, in bytes: another request with its body."""
 
 TOO_LARGE = "the request's head is too large"
 BAD_LINE = "the request line or a header line is malformed"
 BAD_LENGTH = "the Content-Length or Transfer-Encoding is malformed"
 BAD_BODY = "the body's chunks are malformed"
+TOO_MUCH_AHEAD = "too much was said before the answer"
+
+_HEAD_END = re.compile(rb"\n\r?\n")  # as h11 has it
 
 
 class InvalidRequest(RequestProtocolError):
@@ -58,6 +64,10 @@ class GovernedHttp1Server(Http1Server):
         if self.buf._data.startswith((b"\r", b"\n")):
             said = bytes(self.buf)
             self.buf.maybe_extract_at_most(len(said) - len(said.lstrip(b"\r\n")))
+        if len(self.buf) > self.max_head_bytes and not _HEAD_END.search(self.buf._data, 0, self.max_head_bytes):
+            self.note_refusal("head_too_large")
+            yield from self._refuse(TOO_LARGE)
+            return
         for command in super().read_headers(event):
             if type(command) is commands.SendData:
                 yield Refusal(self.conn, BAD_LENGTH if self.request else BAD_LINE)
@@ -67,23 +77,30 @@ class GovernedHttp1Server(Http1Server):
                 yield ReceiveHttp(InvalidRequest(self.stream_id, BAD_LENGTH, command.event.code))
             else:
                 yield command
-        if self.state == self.read_headers and len(self.buf) > self.max_head_bytes:
-            self.state = self.done
-            self.note_refusal("head_too_large")
-            yield Refusal(self.conn, TOO_LARGE)
-            yield commands.CloseConnection(self.conn)
 
     def read_body(self, event: events.Event) -> Commands:
         if not isinstance(self.body_reader, _BodyReader):
             self.body_reader = _BodyReader(self.body_reader)
         reader: _BodyReader = self.body_reader  # the next request has another one
         yield from super().read_body(event)
-        if reader.is_bad and self.state != self.done:
-            self.state = self.done
-            if self.response is None or self.response.status_code < 200:
-                yield Refusal(self.conn, BAD_BODY)
-            yield commands.CloseConnection(self.conn)
+        # What is left is the head of a chunk, or trailers.
+        is_endless = self.state == self.read_body and len(self.buf) > self.max_head_bytes
+        if (reader.is_bad or is_endless) and self.state != self.done:
+            yield from self._refuse(BAD_BODY)
             yield ReceiveHttp(InvalidRequest(self.stream_id, BAD_BODY, ErrorCode.GENERIC_CLIENT_ERROR))
+
+    def wait(self, event: events.Event) -> Commands:
+        yield from super().wait(event)
+        if len(self.buf) > MAX_AHEAD_BYTES and self.state != self.done:
+            yield from self._refuse(TOO_MUCH_AHEAD)
+            yield ReceiveHttp(InvalidRequest(self.stream_id, TOO_MUCH_AHEAD, ErrorCode.GENERIC_CLIENT_ERROR))
+
+    def _refuse(self, message: str) -> Commands:
+        """Say `message`, if no answer has begun, and read nothing more."""
+        self.state = self.done
+        if self.response is None or self.response.status_code < 200:
+            yield Refusal(self.conn, message)
+        yield commands.CloseConnection(self.conn)
 
 
 class TrailerlessHttp1Client(Http1Client):
