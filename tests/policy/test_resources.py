@@ -9,66 +9,36 @@ import re
 from pathlib import Path
 from typing import Any
 
+import cel
+import kubernetes_validate
 import pytest
 import yaml
 
+from sidestream.policy.cel import VALIDATIONS
 from sidestream.policy.documents import KINDS
-from sidestream.policy.resources import resource_definitions
+from sidestream.policy.resources import CONDITIONS, resource_definitions
+from tests.policy.definitions import (
+    DEFINITIONS,
+    MAX_COST_OF_A_DEFINITION,
+    MAX_COST_OF_A_RULE,
+    PRESERVE,
+    costs_of,
+    faults,
+    parts_of,
+    schema_of,
+)
 from tests.policy.test_published import MANIFESTS
 from tests.policy.test_reading import GOOD
 from tests.policy.written import compiled
 
-DEFINITIONS = {
-    definition["spec"]["names"]["kind"]: definition for definition in yaml.safe_load_all(resource_definitions())
-}
+WRITTEN = Path(__file__).parents[2] / "k8s" / "crds" / "definitions.yaml"
 TYPES = {"object": dict, "array": list, "string": str, "integer": int, "number": (int, float), "boolean": bool}
 ALLOWED = {
-    "type", "description", "properties", "additionalProperties", "items", "required", "enum", "pattern", "default",
-    "minimum", "maximum", "minLength", "minItems", "x-kubernetes-preserve-unknown-fields",
+    "type", "format", "description", "properties", "additionalProperties", "items", "required", "enum", "pattern",
+    "default", "minimum", "maximum", "minLength", "maxLength", "minItems", "maxItems", "maxProperties", PRESERVE,
+    "x-kubernetes-list-type", "x-kubernetes-list-map-keys", VALIDATIONS,
 }  # fmt: skip
-
-
-def schema_of(kind: str) -> dict[str, Any]:
-    (version,) = DEFINITIONS[kind]["spec"]["versions"]
-    return version["schema"]["openAPIV3Schema"]
-
-
-def parts_of(schema: dict[str, Any], path: str = "") -> list[tuple[str, dict[str, Any]]]:
-    inner = [(f"{path}.{name}", part) for name, part in schema.get("properties", {}).items()]
-    inner += [
-        (f"{path}{mark}", schema[name])
-        for name, mark in (("additionalProperties", "{}"), ("items", "[]"))
-        if name in schema
-    ]
-    return [(path, schema), *(found for name, part in inner for found in parts_of(part, name))]
-
-
-def faults(schema: dict[str, Any], value: object, path: str = "") -> list[str]:
-    """Return where `value` does not satisfy the structural `schema`, or would lose a part to pruning."""
-    kind = schema.get("type")
-    if kind and (not isinstance(value, TYPES[kind]) or (isinstance(value, bool) and kind != "boolean")):
-        return [f"{path}: no {kind}"]
-    found = [f"{path}: not one of {schema['enum']}"] if value not in schema.get("enum", [value]) else []
-    if isinstance(value, str):
-        found += [f"{path}: too short"] if len(value) < schema.get("minLength", 0) else []
-        found += [f"{path}: not {schema['pattern']}"] if not re.search(schema.get("pattern", ""), value) else []
-    elif isinstance(value, list):
-        found += [f"{path}: too short"] if len(value) < schema.get("minItems", 0) else []
-        found += [
-            fault for index, part in enumerate(value) for fault in faults(schema["items"], part, f"{path}[{index}]")
-        ]
-    elif isinstance(value, dict):
-        found += [f"{path}.{name}: missing" for name in schema.get("required", []) if name not in value]
-        for name, part in value.items():
-            inner = schema.get("properties", {}).get(name) or schema.get("additionalProperties")
-            if inner is not None:
-                found += faults(inner, part, f"{path}.{name}")
-            elif not schema.get("x-kubernetes-preserve-unknown-fields") and path != ".metadata":
-                found.append(f"{path}.{name}: pruned")
-    elif kind in ("integer", "number"):
-        low, high = schema.get("minimum", value), schema.get("maximum", value)
-        found += [f"{path}: not in {low}..{high}"] if not low <= value <= high else []
-    return found
+SCALARS = ("string", "integer", "number", "boolean")
 
 
 def published() -> list[dict[str, Any]]:
@@ -91,7 +61,14 @@ def test_a_definition_is_named_as_kubernetes_wants(kind):
 
     assert (definition["apiVersion"], definition["kind"]) == ("apiextensions.k8s.io/v1", "CustomResourceDefinition")
     assert definition["metadata"]["name"] == f"{names['plural']}.{spec['group']}"
-    assert names == {"kind": kind, "listKind": f"{kind}List", "plural": f"{kind.lower()}s", "singular": kind.lower()}
+    assert names == {
+        "kind": kind,
+        "listKind": f"{kind}List",
+        "plural": f"{kind.lower()}s",
+        "singular": kind.lower(),
+        "shortNames": [{"LLMProvider": "llmp", "LLMRoute": "llmr"}[kind]],
+        "categories": ["sidestream"],
+    }
     assert (spec["group"], spec["scope"]) == ("istio.alibabacloud.com", "Namespaced")
     assert [(version["name"], version["served"], version["storage"]) for version in spec["versions"]] == [
         ("v1beta1", True, True)
@@ -99,14 +76,26 @@ def test_a_definition_is_named_as_kubernetes_wants(kind):
     assert spec["versions"][0]["subresources"] == {"status": {}}
 
 
+@pytest.mark.parametrize("version", ["1.29", "1.37"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_definition_satisfies_kubernetes_own_schema(kind, version):
+    kubernetes_validate.validate(DEFINITIONS[kind], version, strict=True)
+
+
+def test_the_definitions_are_written_down_as_they_are_made():
+    # sidestream crds >k8s/crds/definitions.yaml
+    assert WRITTEN.read_text() == resource_definitions()
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_printer_columns_lead_to_fields(kind):
-    known = {path for path, _ in parts_of(schema_of(kind))}
+    known = {path for path, _ in parts_of(schema_of(kind))} | {".metadata.creationTimestamp"}
 
     columns = DEFINITIONS[kind]["spec"]["versions"][0]["additionalPrinterColumns"]
+    fields = [re.sub(r"\[\?\(@\.type==\"\w+\"\)\]", "[]", column["jsonPath"]) for column in columns]
 
-    assert [column["name"] for column in columns if column["jsonPath"] not in known] == []
-    assert "Host" in [column["name"] for column in columns]
+    assert [field for field in fields if field not in known] == []
+    assert [column["name"] for column in columns if column["name"] != "Model"] == ["Host", *CONDITIONS, "Age"]
 
 
 @pytest.mark.parametrize(("name", "part"), PARTS, ids=[name for name, _ in PARTS])
@@ -116,16 +105,85 @@ def test_every_part_is_structural(name, part):
     assert not ("properties" in part and "additionalProperties" in part)
     assert part.get("type") != "array" or "items" in part
     assert set(part.get("required", [])) <= set(part.get("properties", {}))
-    assert "default" not in part or faults({**part, "default": None}, part["default"]) == []
+    assert "default" not in part or faults(part, part["default"]) == []
     assert re.compile(part.get("pattern", ""))
-    assert isinstance(part.get("description", ""), str)
+    assert "format" not in part or (part["type"], part["format"]) in {("integer", "int64"), ("string", "date-time")}
+
+
+@pytest.mark.parametrize(("name", "part"), PARTS, ids=[name for name, _ in PARTS])
+def test_bounds_are_on_what_they_bound(name, part):
+    bounds = {
+        "string": {"minLength", "maxLength", "pattern", "enum"},
+        "array": {"minItems", "maxItems", "x-kubernetes-list-type", "x-kubernetes-list-map-keys"},
+        "object": {"maxProperties", "required", PRESERVE},
+        "integer": {"minimum", "maximum"},
+        "boolean": set(),
+    }
+    foreign = set().union(*bounds.values()) - bounds[part["type"]]
+
+    assert set(part) & foreign == set()
+
+
+@pytest.mark.parametrize(("name", "part"), PARTS, ids=[name for name, _ in PARTS])
+def test_the_keys_of_a_list_that_is_a_map_are_required_scalars(name, part):
+    keys = part.get("x-kubernetes-list-map-keys", [])
+
+    assert bool(keys) == (part.get("x-kubernetes-list-type") == "map")
+    assert set(keys) <= set(part.get("items", {}).get("required", []))
+    assert [key for key in keys if part["items"]["properties"][key]["type"] not in SCALARS] == []
+
+
+@pytest.mark.parametrize(("name", "part"), PARTS, ids=[name for name, _ in PARTS])
+def test_every_field_is_described(name, part):
+    frame = name.partition(".")[2] in {"apiVersion", "kind", "metadata"}
+
+    assert frame or name.endswith(("[]", "{}")) or part["description"].endswith((".", ")"))
 
 
 @pytest.mark.parametrize(("name", "part"), PARTS, ids=[name for name, _ in PARTS])
 def test_no_object_loses_all_it_holds(name, part):
-    kept = {"properties", "additionalProperties", "x-kubernetes-preserve-unknown-fields"} & set(part)
+    kept = {"properties", "additionalProperties", PRESERVE} & set(part)
 
     assert part["type"] != "object" or kept or name.endswith(".metadata")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_rule_costs_more_than_an_api_server_allows(kind):
+    costs = costs_of(schema_of(kind))
+
+    assert costs
+    assert max(costs) < MAX_COST_OF_A_RULE
+    assert sum(costs) < MAX_COST_OF_A_DEFINITION
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [(name, rule) for name, part in PARTS for rule in part.get(VALIDATIONS, [])],
+    ids=lambda rule: f"{rule[0]} {rule[1]['message']}",
+)
+def test_a_rule_is_an_expression_with_a_message(rule):
+    _, written = rule
+
+    assert cel.compile(written["rule"])
+    assert set(written) == {"rule", "message"}
+    assert written["message"].isprintable()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_status_with_conditions_is_kept(kind):
+    condition = {
+        "type": "Accepted",
+        "status": "False",
+        "observedGeneration": 3,
+        "lastTransitionTime": "2026-11-25T10:00:00Z",
+        "reason": "Invalid",
+        "message": "spec.host: 'a:80' is no host",
+    }
+    status = schema_of(kind)["properties"]["status"]
+
+    assert faults(status, {"observedGeneration": 3, "conditions": [condition]}) == []
+    assert faults(status, {"conditions": [{**condition, "status": "false"}]}) != []
+    assert faults(status, {"conditions": [{"type": "Accepted", "status": "True"}]}) != []
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -233,7 +291,7 @@ def test_a_parameter_may_be_null_to_be_removed():
     assert config["properties"]["openAIConfig"]["properties"]["parameters"] == {
         "description": "Body fields to set or replace; null removes a field.",
         "type": "object",
-        "x-kubernetes-preserve-unknown-fields": True,
+        PRESERVE: True,
     }
 
 

@@ -13,6 +13,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic.alias_generators import to_camel
 
+from sidestream.policy import cel
+
 API_GROUP = "istio.alibabacloud.com"
 API_VERSION = f"{API_GROUP}/v1beta1"
 
@@ -52,7 +54,10 @@ def _json(value: object) -> object:
 Duration = Annotated[
     float,
     BeforeValidator(_seconds, json_schema_input_type=str),
-    Field(description="A duration: a number and a unit (ms, s, m, h)."),
+    Field(
+        description="A duration: a number and a unit (ms, s, m, h).",
+        json_schema_extra={"pattern": f"^{_DURATION.pattern}$", **cel.at_most(length=cel.MAX_DURATION_LENGTH)},
+    ),
 ]
 # Not pydantic's JsonValue: that puts the types it tried into the place of a problem.
 Json = Annotated[Any, AfterValidator(_json)]
@@ -116,12 +121,14 @@ class Endpoint(Strict):
 class SecretKeyRef(Strict):
     """A key of a Kubernetes Secret in the document's namespace."""
 
-    name: NonEmpty
-    key: NonEmpty
+    name: NonEmpty = Field(description="The Secret's name.")
+    key: NonEmpty = Field(description="The key of it that holds the API key.")
 
 
 class ApiKeyFrom(Strict):
     """Where an API key comes from: exactly one of the fields (a field of Sidestream)."""
+
+    model_config = ConfigDict(json_schema_extra=cel.exactly_one("secretKeyRef", "file", "env"))
 
     secret_key_ref: SecretKeyRef | None = Field(None, description="A key of a Kubernetes Secret.")
     file: NonEmpty | None = Field(None, description="A file, read again when it changes; relative to the document.")
@@ -135,6 +142,8 @@ class ApiKeyFrom(Strict):
 
 class OpenAIConfig(Strict):
     """What is written into requests to the provider."""
+
+    model_config = ConfigDict(json_schema_extra=cel.ONE_KEY)
 
     model: NonEmpty | None = Field(None, description="Model to use, whatever the client asks for.")
     stream: bool | None = Field(None, description="Whether to stream, whatever the client asks for.")
@@ -163,12 +172,16 @@ class Configs(Strict):
 
     default_config: Config = Config()
     route_specific_configs: dict[str, Config] = Field(
-        default_factory=dict, description="Rule name to configuration, laid over the default field by field."
+        default_factory=dict,
+        description="Rule name to configuration, laid over the default field by field.",
+        json_schema_extra=cel.at_most(properties=512),
     )
 
 
 class OutlierDetection(Strict):
     """When a provider that fails is left alone (Istio's words; Sidestream's own for providers)."""
+
+    model_config = ConfigDict(json_schema_extra=cel.EJECTIONS)
 
     consecutive_5xx_errors: Annotated[int, Field(ge=1, le=1000)] = Field(
         5,
@@ -188,7 +201,9 @@ class OutlierDetection(Strict):
 class LLMProviderSpec(Strict):
     """A provider of models, and how to use it."""
 
-    host: NonEmpty = Field(description="The host that apps call; unique among providers.")
+    host: NonEmpty = Field(
+        description="The host that apps call; unique among providers.", json_schema_extra=cel.BARE_HOST
+    )
     path: Target = Field("/v1/chat/completions", description="The provider's path of the chat operation.")
     workload_selector: WorkloadSelector | None = Field(None, description="Workloads it is for; absent: all.")
     endpoint: Endpoint = Endpoint()
@@ -200,6 +215,8 @@ class LLMProviderSpec(Strict):
 
 class StringMatch(Strict):
     """A condition on a text: exactly one of the fields."""
+
+    model_config = ConfigDict(json_schema_extra=cel.exactly_one("exact", "prefix", "regex", "present"))
 
     exact: str | None = Field(None, description="The whole value, character by character.")
     prefix: NonEmpty | None = Field(None, description="The start of the value.")
@@ -215,7 +232,9 @@ class StringMatch(Strict):
 class RouteMatch(Strict):
     """Conditions that must all hold."""
 
-    headers: dict[HeaderName, StringMatch] = Field(default_factory=dict, description="Header name to condition.")
+    headers: dict[HeaderName, StringMatch] = Field(
+        default_factory=dict, description="Header name to condition.", json_schema_extra=cel.at_most(properties=16)
+    )
     source_labels: dict[str, str] = Field(
         default_factory=dict, description="Labels that the calling workload must have."
     )
@@ -237,8 +256,10 @@ class BackendRef(Strict):
 class Backoff(Strict):
     """The pause before a retry."""
 
-    base: Duration = 0.1
-    max: Duration = 2.0
+    base: Annotated[
+        Duration, Field(description="The longest first pause (a part of it is drawn); doubled for each one after.")
+    ] = 0.1
+    max: Annotated[Duration, Field(description="No pause is longer.")] = 2.0
 
 
 RetryOn = Literal["connect-failure", "reset", "timeout", "rate-limited", "server-error", "stream-error"]
@@ -272,9 +293,19 @@ class HashOn(Strict):
 class Rule(Strict):
     """A rule: when it matches, one of its backends gets the request."""
 
-    name: NonEmpty | None = None
-    matches: list[RouteMatch] = Field(default_factory=list, description="Blocks of which one must hold; none: always.")
-    backend_refs: Annotated[list[BackendRef], Field(min_length=1)]
+    name: NonEmpty | None = Field(
+        None,
+        description="What providers' configurations and records call it.",
+        json_schema_extra=cel.at_most(length=cel.MAX_HOST_LENGTH),
+    )
+    matches: list[RouteMatch] = Field(
+        default_factory=list,
+        description="Blocks of which one must hold; none: always.",
+        json_schema_extra=cel.at_most(items=64),
+    )
+    backend_refs: Annotated[list[BackendRef], Field(min_length=1)] = Field(
+        description="Of these, one gets the request: by priority, then by weight.", json_schema_extra=cel.WEIGHTS
+    )
     retry: Retry | None = None
     timeouts: Timeouts | None = None
     hash_on: HashOn | None = None
@@ -283,9 +314,14 @@ class Rule(Strict):
 class LLMRouteSpec(Strict):
     """Which requests for a host go to which providers."""
 
-    host: NonEmpty = Field(description="A provider's host, or a virtual name that only this route gives meaning.")
+    host: NonEmpty = Field(
+        description="A provider's host, or a virtual name that only this route gives meaning.",
+        json_schema_extra=cel.BARE_HOST,
+    )
     gateways: list[str] | None = Field(None, description="Where the route applies; only `mesh` does so here.")
-    rules: Annotated[list[Rule], Field(min_length=1)] = Field(description="The first rule that matches wins.")
+    rules: Annotated[list[Rule], Field(min_length=1)] = Field(
+        description="The first rule that matches wins.", json_schema_extra=cel.RULES
+    )
 
 
 class Document(Strict):

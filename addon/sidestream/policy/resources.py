@@ -1,19 +1,43 @@
 """
 The Kubernetes definitions of the documents, made from the documents themselves.
 
-Source: Kubernetes, "CustomResourceDefinition v1": structural schemas, printer columns.
+`k8s/crds/definitions.yaml` is what `resource_definitions` returns, written down.
+
+Source: Kubernetes, "CustomResourceDefinition v1": structural schemas, printer columns; the conditions
+are those of the Gateway API.
 """
 
 from typing import Any
 
 import yaml
 
+from sidestream.policy.cel import VALIDATIONS
 from sidestream.policy.documents import API_GROUP, KINDS
 
-_PRINTER_COLUMNS = {
-    "LLMProvider": {"Host": ".spec.host", "Model": ".spec.configs.defaultConfig.openAIConfig.model"},
-    "LLMRoute": {"Host": ".spec.host"},
+_SHORT_NAMES = {"LLMProvider": "llmp", "LLMRoute": "llmr"}
+CONDITIONS = {
+    "Accepted": "it has no problems of its own",
+    "ResolvedRefs": "all that it refers to is there: Secrets and files of keys, providers",
+    "Programmed": "it is in what sidecars are given",
 }
+"""Types of conditions in the status → what it means that one is true."""
+
+
+def _state(condition: str) -> str:
+    return f'.status.conditions[?(@.type=="{condition}")].status'
+
+
+_PRINTER_COLUMNS: dict[str, list[tuple[str, str, str]]] = {
+    "LLMProvider": [
+        ("Host", "string", ".spec.host"),
+        ("Model", "string", ".spec.configs.defaultConfig.openAIConfig.model"),
+    ],
+    "LLMRoute": [("Host", "string", ".spec.host")],
+}
+_COMMON_COLUMNS = [
+    *((condition, "string", _state(condition)) for condition in CONDITIONS),
+    ("Age", "date", ".metadata.creationTimestamp"),
+]
 _KEPT = (
     "description",
     "type",
@@ -22,10 +46,14 @@ _KEPT = (
     "minimum",
     "maximum",
     "minLength",
+    "maxLength",
     "minItems",
+    "maxItems",
+    "maxProperties",
     "required",
     "format",
     "default",
+    VALIDATIONS,
 )
 """JSON Schema keywords that a structural schema may hold and that mean the same there."""
 
@@ -54,7 +82,14 @@ def _definition(kind: str) -> dict[str, Any]:
         "spec": {
             "group": API_GROUP,
             "scope": "Namespaced",
-            "names": {"kind": kind, "listKind": f"{kind}List", "plural": f"{singular}s", "singular": singular},
+            "names": {
+                "kind": kind,
+                "listKind": f"{kind}List",
+                "plural": f"{singular}s",
+                "singular": singular,
+                "shortNames": [_SHORT_NAMES[kind]],
+                "categories": ["sidestream"],
+            },
             "versions": [
                 {
                     "name": "v1beta1",
@@ -63,8 +98,8 @@ def _definition(kind: str) -> dict[str, Any]:
                     "schema": {"openAPIV3Schema": _object_schema(schema["description"], spec)},
                     "subresources": {"status": {}},
                     "additionalPrinterColumns": [
-                        {"name": name, "type": "string", "jsonPath": path}
-                        for name, path in _PRINTER_COLUMNS[kind].items()
+                        {"name": name, "type": column_type, "jsonPath": path}
+                        for name, column_type, path in [*_PRINTER_COLUMNS[kind], *_COMMON_COLUMNS]
                     ],
                 }
             ],
@@ -82,7 +117,62 @@ def _object_schema(description: str, spec: dict[str, Any]) -> dict[str, Any]:
             "kind": {"type": "string"},
             "metadata": {"type": "object"},
             "spec": spec,
-            "status": {"type": "object", "x-kubernetes-preserve-unknown-fields": True},
+            "status": _status_schema(),
+        },
+    }
+
+
+def _status_schema() -> dict[str, Any]:
+    meanings = "; ".join(f"{name}: {meaning}" for name, meaning in CONDITIONS.items())
+    generation = {
+        "description": "The metadata.generation that was looked at.",
+        "type": "integer",
+        "format": "int64",
+        "minimum": 0,
+    }
+    return {
+        "description": "What was made of the document; the controller writes it.",
+        "type": "object",
+        "properties": {
+            "observedGeneration": generation,
+            "conditions": {
+                "description": f"{meanings}.",
+                "type": "array",
+                "maxItems": 8,
+                "x-kubernetes-list-type": "map",
+                "x-kubernetes-list-map-keys": ["type"],
+                "items": {
+                    "description": "One aspect of the state.",
+                    "type": "object",
+                    "required": ["type", "status", "lastTransitionTime", "reason", "message"],
+                    "properties": {
+                        "type": {"description": "The aspect.", "type": "string", "minLength": 1, "maxLength": 316},
+                        "status": {
+                            "description": "Whether it is so.",
+                            "type": "string",
+                            "enum": ["True", "False", "Unknown"],
+                        },
+                        "observedGeneration": generation,
+                        "lastTransitionTime": {
+                            "description": "When the status became this.",
+                            "type": "string",
+                            "format": "date-time",
+                        },
+                        "reason": {
+                            "description": "Why, in a word.",
+                            "type": "string",
+                            "maxLength": 1024,
+                            "minLength": 1,
+                            "pattern": "^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$",
+                        },
+                        "message": {
+                            "description": "Why, in sentences: every problem with its field.",
+                            "type": "string",
+                            "maxLength": 32768,
+                        },
+                    },
+                },
+            },
         },
     }
 
