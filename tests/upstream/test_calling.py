@@ -1,6 +1,7 @@
 """A call: attempts until there is an answer, and what of it the client's half is given."""
 
 import asyncio
+import contextlib
 import logging
 import time
 from dataclasses import replace
@@ -16,7 +17,7 @@ from sidestream.core.routing import Forward
 from sidestream.core.secret import Secret
 from sidestream.core.snapshot import Backend, OpenAIConfig, Provider, Rule, Timeouts
 from sidestream.upstream.calling import PooledUpstream
-from tests.upstream.provider import serving, until
+from tests.upstream.provider import OK, serving, until
 
 KEY = Secret("sk-marker-calling-90d2")
 
@@ -24,7 +25,7 @@ KEY = Secret("sk-marker-calling-90d2")
 class Client:
     """The client's half, that takes what it is given. `parts`: what that was, pieces of a body in one."""
 
-    def __init__(self, endpoint, **timeouts):
+    def __init__(self, endpoint, *, method=b"POST", only_unsent=False, **timeouts):
         provider = Provider(
             "default/provider", "provider.test", endpoint, "/v1/chat/completions", OpenAIConfig(key=KEY)
         )
@@ -34,7 +35,8 @@ class Client:
         now = time.monotonic()
         self.exchange = Exchange("1", "127.0.0.1:1", "provider.test", wall_time=0, now=now)
         self.exchange.decision = forward
-        self.attempts = Attempts(forward, Health(), now=now)
+        self.attempts = Attempts(forward, Health(), now=now, only_unsent=only_unsent)
+        self.method = method
         self.first = self.attempts.first(now=now, draw=0)
         self.planned = Plan(CHAT, Attempt(endpoint, "/v1/chat/completions", key=KEY), "m", "m", stream=False)
         self.fields = [(b"Host", b"provider.test")]
@@ -45,7 +47,7 @@ class Client:
         return self.planned
 
     def outgoing(self, planned):
-        return Outgoing(b"POST", b"/v1/chat/completions", self.fields, b"")
+        return Outgoing(self.method, b"/v1/chat/completions", self.fields, b"")
 
     async def deliver(self, parts):
         for part in parts:
@@ -113,6 +115,52 @@ async def test_the_connection_after_one_that_was_closed_has_no_more_time_than_an
 
     assert await call(upstream, client) == [Broken("provider_unreachable", "no connection within 0.1 s")]
     assert client.attempts_made == [(None, "connect-failure")]
+
+
+async def test_what_may_not_be_sent_twice_goes_over_no_connection_that_may_be_gone(upstream, authority, certificate):
+    received = []
+
+    async def answer_once(reader, writer):
+        received.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(OK)
+        with contextlib.suppress(asyncio.IncompleteReadError):
+            received.append(await reader.readuntil(b"\r\n\r\n"))  # and ends the connection, who knows why
+
+    async with serving(authority, certificate, answer_once) as provider:
+        ended = [(await call(upstream, Client(provider.endpoint(), only_unsent=True)))[-1] for _ in range(3)]
+
+    assert ended == [End.END] * 3
+    assert len(received) == 3
+
+
+JSON = b"\r\ncontent-type: application/json\r\n"
+ZIPPED = JSON + b"content-encoding: gzip\r\n"
+
+
+@pytest.mark.parametrize(
+    ("method", "answer", "length"),
+    [
+        (b"HEAD", b"200 OK" + JSON + b"content-length: 33\r\n", 33),
+        (b"HEAD", b"200 OK" + JSON, None),
+        (b"HEAD", b"200 OK" + ZIPPED + b"content-length: 33\r\n", 33),
+        (b"GET", b"304 Not Modified" + JSON + b"content-length: 33\r\n", 33),
+        (b"GET", b"304 Not Modified" + ZIPPED, None),
+        (b"GET", b"401 Unauthorized" + ZIPPED + b"content-length: 0\r\n", 0),
+    ],
+)
+async def test_an_answer_without_a_body_is_whole(upstream, authority, certificate, method, answer, length):
+    async def talk(reader, writer):
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 " + answer + b"\r\n")
+        await reader.read()
+
+    async with serving(authority, certificate, talk) as provider:
+        client = Client(provider.endpoint(), method=method)
+
+        [head, end] = await call(upstream, client)
+
+    assert (head.length, end) == (length, End.END)
+    assert client.attempts_made == [(int(answer[:3]), None)]
 
 
 async def test_whoever_gives_up_is_told_nothing_and_the_connection_is_closed(upstream, authority, certificate):

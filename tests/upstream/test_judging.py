@@ -14,9 +14,9 @@ from sidestream.upstream.connection import Answer
 from sidestream.upstream.judging import MAX_RETRY_AFTER_SECONDS, failure_of, head_of, manner_of, retry_after_seconds
 
 
-def answered(status=200, **fields):
+def answered(status=200, *, has_body=True, **fields):
     named = [(name.replace("_", "-").encode(), value.encode("latin-1")) for name, value in fields.items()]
-    return Answer(status, b"", named)
+    return Answer(status, b"", named, has_body)
 
 
 def planned(operation=CHAT):
@@ -76,7 +76,7 @@ def test_a_date_is_as_far_away_as_it_is():
     assert 30 < retry_after_seconds(answered(retry_after=in_a_minute)) <= 60
 
 
-@pytest.mark.parametrize(("written", "seconds"), [("250", 0.25), ("999999999999", MAX_RETRY_AFTER_SECONDS), ("x", 7)])
+@pytest.mark.parametrize(("written", "seconds"), [("250", 0.25), ("9" * 5000, MAX_RETRY_AFTER_SECONDS), ("x", 7)])
 def test_milliseconds_go_first_where_they_are_understood(written, seconds):
     assert retry_after_seconds(answered(retry_after_ms=written, retry_after="7")) == seconds
 
@@ -97,7 +97,8 @@ def test_no_words_make_it_raise(seconds, milliseconds):
         (CHAT, answered(content_type="text/html"), "plain"),
         (CHAT, answered(), "plain"),
         (CHAT, answered(500, content_type="text/event-stream"), "plain"),
-        (CHAT, answered(204, content_type="application/json"), "plain"),
+        (CHAT, answered(content_type="application/json", has_body=False), "plain"),
+        (CHAT, answered(content_type="text/event-stream", has_body=False), "plain"),
         (CHAT, answered(content_type="text/event-stream", content_encoding="gzip"), "events"),
         (CHAT, answered(content_type="text/event-stream", content_encoding="identity"), "events"),
         (CHAT, answered(content_type="text/event-stream", content_encoding="zstd"), "plain"),

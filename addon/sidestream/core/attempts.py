@@ -69,7 +69,7 @@ class Attempts:
         self._left = self._retry.attempts if written is not None else self._other_tiers()
         self._health = health
         self._hashed = hashed
-        self._only_unsent = only_unsent
+        self.only_unsent = only_unsent
         self._deadline = now + self.timeouts.request_seconds
         self._tried: dict[str, int] = {}  # by provider: a rule may name one more than once
         self._not_before: dict[str, float] = {}
@@ -143,7 +143,7 @@ class Attempts:
             self._not_before[backend.provider.name] = now + asked
 
     def _may_follow(self, failure: Failure) -> bool:
-        if self._left <= 0 or (self._only_unsent and failure.kind != "connect-failure"):
+        if self._left <= 0 or (self.only_unsent and failure.kind != "connect-failure"):
             return False
         return not self._retry.on or failure.kind in self._retry.on
 

@@ -154,7 +154,8 @@ class _Attempt:
         attempt = self._plan.attempt
         outgoing = self._caller.outgoing(self._plan)
         head = head_bytes(outgoing, attempt.key)
-        reused = self._pool.idle(attempt.endpoint)
+        # Where a used connection dies in silence, nobody can tell whether the request was taken.
+        reused = None if self._caller.attempts.only_unsent else self._pool.idle(attempt.endpoint)
         while True:
             self._connection = reused or await self._pool.open(attempt.endpoint)
             self._has_connection = True
@@ -178,7 +179,7 @@ class _Attempt:
         """Look at the head of the answer."""
         is_read = self._plan.operation is not OTHER
         manner, encoding = manner_of(self._plan, answer), answer.get(b"content-encoding")
-        self._decoding = decoding_of(encoding) if is_read and encoding else None
+        self._decoding = decoding_of(encoding) if is_read and encoding and answer.has_body else None
         is_decoded = self._decoding is not None
         meter = Meter(answer.get(b"content-type") if is_read else "", "" if is_decoded else encoding)
         self._relay = Relay(
@@ -192,8 +193,9 @@ class _Attempt:
 
     async def _pass_body(self) -> Failure | None:
         """Pass the body on as it comes, all but its end."""
-        relay = self._relay
+        relay, is_empty = self._relay, True
         while chunk := await self._connection.read():
+            is_empty = False
             for piece in self._decoded(chunk):
                 await self._pass(relay.feed(piece))
             if relay.failure is not None:
@@ -202,7 +204,7 @@ class _Attempt:
                 self._heard()
         if self._connection.is_until_end and relay.is_cut:
             return Failure("reset", "the answer is cut off")
-        if self._decoding is not None and not self._decoding.is_whole:
+        if self._decoding is not None and not self._decoding.is_whole and not is_empty:
             return Failure("reset", "the compressed answer is cut off")
         self._give_back()
         self._rest = relay.end()

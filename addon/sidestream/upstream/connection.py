@@ -37,11 +37,12 @@ class AttemptFailed(Exception):
 
 @dataclass(slots=True)
 class Answer:
-    """The head of an answer as it came: lower-case names. `length` is ``None`` when only the end tells."""
+    """The head of an answer as it came: lower-case names. `has_body`: whether a body may follow, as the request was."""
 
     status: int
     reason: bytes
     fields: list[tuple[bytes, bytes]] = field(repr=False)
+    has_body: bool = True
 
     def get(self, name: bytes) -> str:
         """Return the value of the field `name`, several joined, ``""`` if there is none."""
@@ -249,9 +250,10 @@ class Connection(asyncio.Protocol):
         status = self._parser.get_status_code()
         if status < 200:
             return
-        self._answer = Answer(status, self._reason, self._fields)
+        has_body = not self._is_head_only and status not in _NO_BODY
+        self._answer = Answer(status, self._reason, self._fields, has_body)
         names = {name for name, _ in self._fields}
-        if self._is_head_only or status in _NO_BODY:
+        if not has_body:
             self._is_complete = True
         else:
             self._is_until_end = b"content-length" not in names and not self._is_chunked()

@@ -39,7 +39,7 @@ def failure_of(answer: Answer) -> Failure | None:
 def manner_of(planned: Plan, answer: Answer) -> Manner:
     """Return how the body of `answer` goes on."""
     media_type = answer.get(b"content-type").partition(";")[0].strip().lower()
-    if planned.operation is OTHER or answer.status == 204 or not _is_readable(answer):
+    if planned.operation is OTHER or not answer.has_body or not _is_readable(answer):
         return "plain"
     if media_type == "text/event-stream" and answer.status < 300:
         return "events"
@@ -63,7 +63,7 @@ def retry_after_seconds(answer: Answer) -> float | None:
     """Return how long the provider wants to be left alone (RFC 9110, 10.2.3); OpenAI also says it in milliseconds."""
     written = answer.get(b"retry-after-ms")
     if written.isdecimal():
-        return min(int(written) / 1000, MAX_RETRY_AFTER_SECONDS)
+        return min(float(written) / 1000, MAX_RETRY_AFTER_SECONDS)
     written = answer.get(b"retry-after").strip()
     try:
         seconds = float(written) if written[:1].isdecimal() else _until(written)
