@@ -12,6 +12,7 @@ from mitmproxy.tools.web import master as web_master
 
 from sidestream.mitm.current import Current
 from sidestream.mitm.engine.pages import serialise_for_viewers_only
+from sidestream.mitm.pages.noting import MARKERS
 from sidestream.mitm.runtime import Settings
 from sidestream.mitm.web import Retention
 
@@ -61,6 +62,17 @@ def test_what_is_not_finished_or_marked_or_held_stays(kept, how):
     come(stays, *(make_flow() for _ in range(2 * LIMIT)))
 
     assert view.resolve("@all")[0] is stays
+
+
+@pytest.mark.parametrize("marker", sorted(MARKERS))
+def test_our_own_markers_keep_nothing(kept, marker):
+    view, come, _ = kept
+    goes = make_flow(marked=marker)
+
+    come(goes, *(make_flow(marked=marker) for _ in range(2 * LIMIT)))
+
+    assert goes not in view.resolve("@all")
+    assert view.store_count() <= LIMIT * 1.05 + 1
 
 
 def test_flows_that_may_not_go_are_not_looked_for_with_every_flow(kept, monkeypatch):

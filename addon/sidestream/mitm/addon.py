@@ -9,6 +9,7 @@ import logging
 
 from mitmproxy import ctx, exceptions
 from mitmproxy.addonmanager import Loader
+from mitmproxy.addons.view import View
 
 from sidestream.mitm import options
 from sidestream.mitm.connections import ConnectionHooks
@@ -46,7 +47,7 @@ class Sidestream:
         self.current = Current()
         self._requests = RequestHooks(self.current)
         self._connections = ConnectionHooks(self.current, self._requests)
-        self.addons = [self._connections, self._requests, Retention(self.current)]
+        self.addons: list[object] = [self._connections, self._requests, Retention(self.current)]
         self._connect = connect
         self._watching: asyncio.Task[None] | None = None
 
@@ -56,6 +57,10 @@ class Sidestream:
         logging.getLogger("mitmproxy.proxy.server").setLevel(logging.WARNING)
         ForgiveProbes.install()
         TableAddonManager.specialise(loader.master.addons)
+        if isinstance(view := loader.master.addons.get("view"), View):
+            from sidestream.mitm.pages.addon import Pages  # noqa: PLC0415 not for those who show no pages
+
+            self.addons.append(Pages(self.current, self._requests, view))
         quicken_checks()
         options.declare(loader)
 

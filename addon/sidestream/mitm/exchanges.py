@@ -13,7 +13,7 @@ from mitmproxy import connection, http
 from sidestream.core.attempts import Attempts, Try
 from sidestream.core.calls import Call
 from sidestream.core.errors import Fault
-from sidestream.core.exchange import Exchange
+from sidestream.core.exchange import Exchange, Record
 from sidestream.core.planning import Plan, plan
 from sidestream.core.routing import Forward, RequestView
 from sidestream.core.snapshot import Snapshot
@@ -61,7 +61,8 @@ class Open:
     """
     An exchange under way: its snapshot, and the client's headers as they came.
 
-    `original`: the request as it came, kept only to fail open.
+    `original`: the request as it came, kept only to fail open. `view`: what was decided on, once it was; `record`: at
+    the end.
     """
 
     exchange: Exchange
@@ -73,6 +74,8 @@ class Open:
     sending: Sending | None = field(default=None, repr=False)
     original: http.Request | None = field(default=None, repr=False)
     kept: bytearray = field(default_factory=bytearray, repr=False)
+    view: RequestView | None = field(default=None, repr=False)
+    record: Record | None = None
 
     def tap(self, chunk: bytes) -> bytes:
         """Take note of a chunk of a streamed answer."""

@@ -121,7 +121,7 @@ class RequestHooks:
             body = read_body(flow.request)
         except ValueError:
             is_readable = False  # which only chat minds
-        view = request_view(flow, opened.host, opened.headers, body, self._current.settings.labels)
+        opened.view = view = request_view(flow, opened.host, opened.headers, body, self._current.settings.labels)
         decision = decide(view, opened.snapshot, draw=random.random())  # noqa: S311 it shares out load
         exchange.decision = decision
         match decision:
@@ -227,6 +227,7 @@ class RequestHooks:
     def _record(self, opened: Open, error: str | None = None) -> None:
         record = opened.exchange.finish(now=time.monotonic(), error=error)
         if record is not None:
+            opened.record = record
             self._recorded += 1
             self._attempted += len(record.attempts)
             if record.error in LIMITS:
@@ -249,6 +250,10 @@ class RequestHooks:
         answer(INTERNAL_ERROR, flow)
         with contextlib.suppress(Exception):  # that may be where the bug is
             redact_credentials(flow.request)
+
+    def opened(self, flow: http.HTTPFlow) -> Open | None:
+        """Return the exchange of `flow`, while it is under way."""
+        return self._exchanges.of(flow)
 
     # What the engine asks (see `mitm.engine.http.Governor`).
 

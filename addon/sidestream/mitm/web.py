@@ -2,7 +2,8 @@
 How many flows the pages keep.
 
 mitmweb and mitmproxy's console keep every flow for as long as they run, some 6 KB each and the
-bodies. Here the oldest go, in batches: those that are finished, and that nobody marked or holds.
+bodies. Here the oldest go, in batches: those that are finished, and that nobody marked or holds. Our own
+markers (`mitm.pages.noting`) are nobody's.
 """
 
 from mitmproxy import ctx, flow
@@ -10,6 +11,7 @@ from mitmproxy.addons.view import View
 
 from sidestream.mitm.current import Current
 from sidestream.mitm.engine.pages import serialise_for_viewers_only
+from sidestream.mitm.pages.noting import MARKERS
 
 SLACK = 0.05
 """How far beyond the limit it may go before what is too much is looked for, as a share of the limit."""
@@ -47,6 +49,7 @@ def remove_oldest(view: View, count: int) -> None:
     for kept in view.resolve("@all"):
         if removed == count:
             break
-        if not (kept.live or kept.marked or kept.intercepted):
+        is_marked = kept.marked and kept.marked not in MARKERS
+        if not (kept.live or is_marked or kept.intercepted):
             view.remove([kept])  # one at a time: of several the user is told
             removed += 1

@@ -23,3 +23,9 @@ def serialise_for_viewers_only() -> None:
 
     broadcast_flow.original = original
     app.ClientConnection.broadcast_flow = staticmethod(broadcast_flow)
+
+
+def has_viewers() -> bool:
+    """Tell whether somebody may be looking: a browser at mitmweb, or a person at the console, who always is."""
+    app = sys.modules.get("mitmproxy.tools.web.app")
+    return app is None or bool(app.ClientConnection.connections)

@@ -1,0 +1,1 @@
+"""What mitmweb's pages and mitmproxy's console show of LLM traffic. Where there is no view, none of it is there."""

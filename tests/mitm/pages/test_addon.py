@@ -1,0 +1,199 @@
+"""The pages' addon, beside mitmproxy's view and our hooks of requests."""
+
+from dataclasses import dataclass
+
+import pytest
+from mitmproxy.addons.view import View
+from mitmproxy.contentviews import prettify_message
+from mitmproxy.test import taddons
+
+from sidestream.mitm.addon import Sidestream
+from sidestream.mitm.pages import noting, views
+from sidestream.mitm.pages.addon import Pages
+from sidestream.mitm.requests import RequestHooks
+from tests.mitm.test_requests import HOST, KEY, answer_with, make_flow, make_hooks
+
+CLIENT_KEY = "sk-clients-own"
+CHAT = b'{"messages": [{"role": "user", "content": "who are you?"}], "stream": true}'
+EVENT = b'data: {"model": "qwen-turbo", "choices": [{"index": 0, "delta": {"content": "I am %s"}}]}\n\n'
+
+
+@dataclass
+class Shown:
+    requests: RequestHooks
+    view: View
+    pages: Pages
+    updated: list
+
+    def update(self, flows):
+        self.updated += flows
+
+    def come(self, flow):
+        self.requests.requestheaders(flow)
+        self.view.requestheaders(flow)
+        self.requests.request(flow)
+        self.pages.request(flow)
+        return flow
+
+    def begin_answer(self, flow, *chunks, content_type="text/event-stream"):
+        answer_with(flow, **{"content-type": content_type})
+        self.requests.responseheaders(flow)
+        for chunk in chunks:
+            flow.response.stream(chunk)
+
+    def end(self, flow):
+        self.requests.response(flow)
+        self.pages.response(flow)
+
+    def page(self, flow, message="response", name="auto"):
+        return prettify_message(getattr(flow, message), flow, name)
+
+
+@pytest.fixture
+def shown():
+    requests, _ = make_hooks()
+    view = View()
+    shown = Shown(requests, view, Pages(requests._current, requests, view), [])
+    with taddons.context(view) as context:
+        context.master.addons.add(type("Watching", (), {"update": lambda _, flows: shown.update(flows)})())
+        views.install(shown.pages.store)
+        yield shown
+
+
+def test_a_call_is_a_conversation_with_what_it_took_and_why(shown):
+    flow = shown.come(make_flow(body=CHAT))
+    shown.begin_answer(flow, EVENT % b"qwen", b"data: [DONE]\n\n")
+    shown.end(flow)
+
+    page = shown.page(flow)
+
+    assert page.view_name == "LLM chat"
+    for text in ("who are you?", "I am qwen", "answer    200", "names this host, and no route does", "← it went here"):
+        assert text in page.text
+    assert "who are you?" in shown.page(flow, "request").text
+
+
+def test_an_answer_is_shown_while_it_comes(shown):
+    flow = shown.come(make_flow(body=CHAT))
+    shown.begin_answer(flow, EVENT % b"q")
+    shown.pages.show_live()
+
+    begun = shown.page(flow).text
+    flow.response.stream(EVENT % b" and wen")
+    shown.pages.show_live()
+    grown = shown.page(flow).text
+    before = len(shown.updated)
+    shown.pages.show_live()  # nothing has come meanwhile
+
+    assert "I am q\n" in begun
+    assert "I am qI am  and wen\n" in grown
+    assert "the answer is under way" in grown
+    assert (before, len(shown.updated)) == (2, 2)
+
+
+def test_a_diff_shows_what_the_policy_changed(shown):
+    flow = shown.come(make_flow(body=CHAT, authorization=f"Bearer {CLIENT_KEY}"))
+
+    lines = shown.page(flow, "request", "LLM diff").text.splitlines()
+
+    assert f"- POST {HOST}/" in lines
+    assert f"+ POST https://{HOST}/v1/chat/completions" in lines
+    assert '+ model: "qwen-turbo"' in lines
+    assert "- authorization: [redacted]" in lines
+    assert "+ authorization: Bearer [redacted]" in lines
+
+
+def test_no_page_holds_a_key(shown):
+    flow = shown.come(make_flow(body=CHAT, authorization=f"Bearer {CLIENT_KEY}", api_key=CLIENT_KEY))
+    shown.begin_answer(flow, EVENT % b"qwen")
+    shown.end(flow)
+
+    pages = [shown.page(flow, part, name).text for part in ("request", "response") for name in ("LLM chat", "LLM diff")]
+
+    kept = [*pages, flow.get_state(), shown.pages.store.get(flow.id), shown.pages.store.get(flow.id).before.headers]
+    assert not any(key in repr(each) for key in (KEY, CLIENT_KEY) for each in kept)
+
+
+def test_a_flow_has_a_comment_a_marker_and_words_to_filter_by(shown):
+    flow = shown.come(make_flow(body=CHAT))
+    begun = flow.comment
+    shown.begin_answer(flow, EVENT % b"qwen", b"data: [DONE]\n\n")
+    shown.end(flow)
+
+    assert begun == "dashscope qwen-turbo · …"
+    assert flow.comment.startswith("dashscope qwen-turbo · ")
+    assert flow.comment.endswith(" s")
+    assert flow.marked == noting.GOVERNED
+    assert flow.metadata["sidestream.provider"] == "default/dashscope"
+    assert flow.metadata["sidestream.model"] == "qwen-turbo"
+
+
+def test_what_somebody_wrote_or_marked_stays(shown):
+    flow = shown.come(make_flow(body=CHAT))
+    flow.comment, flow.marked = "look at this", ":star:"
+    shown.begin_answer(flow, EVENT % b"qwen")
+    shown.end(flow)
+
+    assert (flow.comment, flow.marked) == ("look at this", ":star:")
+
+
+def test_a_client_that_leaves_ends_it(shown):
+    flow = shown.come(make_flow(body=CHAT))
+    shown.begin_answer(flow, EVENT % b"qwen")
+
+    shown.requests.client_disconnected(flow.client_conn)
+    shown.pages.client_disconnected(flow.client_conn)
+
+    assert flow.comment.endswith("client_disconnected")
+    assert shown.pages._live == {}
+
+
+def test_what_no_policy_governs_is_not_touched(shown):
+    flow = shown.come(make_flow("other.example", body=CHAT))
+
+    assert (flow.comment, flow.marked, flow.metadata, len(shown.pages.store)) == ("", "", {}, 0)
+    assert shown.page(flow, "request").view_name == "LLM chat"
+
+
+def test_what_is_no_conversation_is_shown_as_ever(shown):
+    flow = shown.come(make_flow("other.example", body=b'{"a": 1}', content_type="application/json"))
+
+    assert shown.page(flow, "request").view_name == "JSON"
+
+
+def test_what_is_removed_from_the_view_is_forgotten(shown):
+    first, second = shown.come(make_flow(body=CHAT)), shown.come(make_flow(body=CHAT))
+
+    shown.view.remove([first])
+    left = [flow_id for flow_id, _ in shown.pages.store]
+    shown.view.clear()
+
+    assert left == [second.id]
+    assert len(shown.pages.store) == 0
+
+
+def test_a_bug_in_it_harms_no_request(shown, monkeypatch, caplog):
+    monkeypatch.setattr(noting, "begun", lambda _: 1 / 0)
+
+    flow = shown.come(make_flow(body=CHAT))
+
+    assert shown.requests.attempt_of(flow) is not None
+    assert "a flow could not be noted" in caplog.text
+
+
+def test_without_a_view_there_are_no_pages():
+    with taddons.context() as context:
+        addon = Sidestream(lambda _: None)
+
+        context.master.addons.add(addon)
+
+        assert not any(isinstance(part, Pages) for part in addon.addons)
+
+
+def test_where_there_is_a_view_there_are_pages():
+    with taddons.context(View()) as context:
+        addon = Sidestream(lambda _: None)
+
+        context.master.addons.add(addon)
+
+        assert any(isinstance(part, Pages) for part in addon.addons)
