@@ -22,7 +22,7 @@ spec:
   rules:
   - backendRefs:
     - providerHost: nobody.example
-    - providerhost: typo.example
+    - {providerhost: typo.example, weight: many}
 """
 
 
@@ -91,8 +91,8 @@ def test_every_problem_has_its_file_line_document_and_field(broken):
     assert done.returncode == 1
     ref = f"{broken}:9: error: LLMRoute default/broken spec.rules[0].backendRefs[1]"
     assert done.stdout.splitlines() == [
-        f"{ref}.providerHost: is required",
         f"{ref}.providerhost: unknown field (did you mean 'providerHost'?)",
+        f"{ref}.weight: must be a whole number, without quotes",
     ]
 
 

@@ -2,9 +2,11 @@
 
 import pytest
 
+from sidestream.policy.documents import API_GROUP
 from tests.policy.bad import ALPHA, Bad, bad, bad_match, bad_rule, check, named
 from tests.policy.written import provider, route, rule, together
 
+POOLS = "inference.networking.x-k8s.io"
 REFS = "backendRefs: [providerHost: api.alpha.example]"
 
 ROUTES = [
@@ -28,12 +30,47 @@ ROUTES = [
     bad_rule("an empty list of backendRefs", "- backendRefs: [] # here", ".backendRefs", "must not be empty"),
     bad_rule(
         "a field with a typing error",
-        "- backendRef: [] # here\n  " + REFS,
-        ".backendRef",
+        "- backendrefs: [] # here\n  " + REFS,
+        ".backendrefs",
         "did you mean 'backendRefs'?",
     ),
     bad_rule(
-        "a backend without a host", "- backendRefs: [weight: 1] # here", ".backendRefs[0].providerHost", "is required"
+        "a backend without a host",
+        "- backendRefs: [weight: 1] # here",
+        ".backendRefs[0]",
+        "exactly one of providerHost, backendRef must be given, found none",
+    ),
+    bad_rule(
+        "a backend by host and as an object",
+        "- backendRefs:\n  - {providerHost: api.alpha.example, backendRef: {name: a, port: 80}} # here",
+        ".backendRefs[0]",
+        "found providerHost and backendRef",
+    ),
+    bad_rule(
+        "an object that is no backend",
+        f"- backendRefs:\n  - backendRef: {{group: {POOLS}, kind: InferencePool, name: a}} # here",
+        ".backendRefs[0].backendRef.kind",
+        f"InferencePool of group '{POOLS}' is not known here",
+        "Service of group ''",
+    ),
+    bad_rule(
+        "a Service without a port",
+        "- backendRefs:\n  - backendRef: {name: vllm} # here",
+        ".backendRefs[0].backendRef.port",
+        "is required for a Service",
+    ),
+    bad_rule(
+        "a Service whose name is none",
+        "- backendRefs:\n  - backendRef: {name: a/b, port: 80} # here",
+        ".backendRefs[0].backendRef.name",
+        "'a/b' is no name of a Service",
+    ),
+    bad_rule(
+        "a provider by a wrong name",
+        f"- backendRefs:\n  - backendRef: {{group: {API_GROUP}, kind: LLMProvider, name: alhpa}} # here",
+        ".backendRefs[0].backendRef.name",
+        "there is no LLMProvider 'default/alhpa'",
+        "did you mean 'default/alpha'?",
     ),
     bad_rule(
         "a provider with a typing error",

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import yaml
 
+from sidestream.policy.documents import API_GROUP
 from sidestream.policy.problems import Severity
 from tests.policy.definitions import faults, schema_of
 from tests.policy.written import compiled, config, provider, route
@@ -19,7 +20,7 @@ def refused(document: str) -> list[str]:
 
 
 def compiles(document: str) -> bool:
-    texts = [document] if "LLMProvider" in document else [provider(f"host: {HOST}"), document]
+    texts = [document] if "kind: LLMProvider\n" in document else [provider(f"host: {HOST}"), document]
     return compiled(*texts, environment={"A": "sk-1"}, missing_key=Severity.WARNING).snapshot is not None
 
 
@@ -60,6 +61,12 @@ def with_condition(text: str) -> str:
             "all weights are 0, so none could ever be taken",
         ),
         (
+            with_rule(f"backendRefs: [{{providerHost: {HOST}, backendRef: {{name: a, port: 80}}}}]"),
+            "exactly one of providerHost, backendRef must be given",
+        ),
+        (with_rule("backendRefs: [{weight: 1}]"), "exactly one of providerHost, backendRef must be given"),
+        (with_rule("backendRefs: [backendRef: {name: a}]"), "a Service is given with its port"),
+        (
             with_rule(", ".join(f"{{name: a, backendRefs: [providerHost: {HOST}]}}" for _ in range(2))),
             "two rules have the same name",
         ),
@@ -83,6 +90,8 @@ def test_what_a_rule_refuses_does_not_compile_either(document, fault):
         provider("host: '[2001:db8::1]'"),
         provider("host: 2001:db8::1"),
         provider("host: a.example\noutlierDetection: {maxEjectionTime: 1h30m, baseEjectionTime: 1m}"),
+        with_rule("backendRefs: [backendRef: {kind: Service, name: a, port: 80}]"),
+        with_rule(f"backendRefs: [backendRef: {{group: {API_GROUP}, kind: LLMProvider, name: alpha}}]"),
         with_rule(f"backendRefs: [{{providerHost: {HOST}, weight: 0}}, {{providerHost: {HOST}, weight: 1}}]"),
         with_rule(
             f"{{name: a, backendRefs: [providerHost: {HOST}]}}, {{backendRefs: [providerHost: {HOST}]}}, "

@@ -302,6 +302,8 @@ def test_a_default_that_kubernetes_writes_changes_nothing():
         "LLMProvider.spec.path": "/v1/chat/completions",
         "LLMProvider.spec.endpoint.tls.mode": "SIMPLE",
         "LLMProvider.spec.outlierDetection.consecutive5xxErrors": 5,
+        "LLMRoute.spec.rules[].backendRefs[].backendRef.group": "",
+        "LLMRoute.spec.rules[].backendRefs[].backendRef.kind": "Service",
         "LLMRoute.spec.rules[].backendRefs[].priority": 0,
     }
 

@@ -37,6 +37,7 @@ BARE_HOST: JsonDict = {
     ),
 }
 ONE_KEY = rule("!has(self.apiKey) || !has(self.apiKeyFrom)", "apiKey and apiKeyFrom exclude each other")
+SERVICE_PORT = rule("(has(self.kind) && self.kind != 'Service') || has(self.port)", "a Service is given with its port")
 WEIGHTS: JsonDict = {
     "maxItems": 64,
     VALIDATIONS: [

@@ -13,13 +13,14 @@ from types import MappingProxyType
 
 from sidestream.core.errors import cut
 from sidestream.core.snapshot import Provider, Route, Snapshot
+from sidestream.policy.backends import KnownProviders
 from sidestream.policy.documents import LLMProvider, LLMRoute
 from sidestream.policy.keys import Resolver
 from sidestream.policy.places import Spot, Text
 from sidestream.policy.problems import PolicyError, Problem, Severity, errors_in
 from sidestream.policy.providers import References, bare_host, compile_provider, meant_host
 from sidestream.policy.reading import Located, read_documents
-from sidestream.policy.routes import KnownHosts, applies, compile_route
+from sidestream.policy.routes import applies, compile_route
 
 type _Group[D: (LLMProvider, LLMRoute)] = Iterable[Located[D]]
 
@@ -62,7 +63,12 @@ def compile_policy(texts: Sequence[Text], resolver: Resolver, *, missing_key: Se
     _refuse_second_of_a_host(read.providers, problems)
     compiled = [compile_provider(located, references, problems) for located in read.providers]
     providers = {provider.host: provider for provider in compiled if provider.host}
-    known = KnownHosts(providers, frozenset(meant_host(host) for host in read.broken_hosts))
+    known = KnownProviders(
+        by_host=providers,
+        by_name={provider.name: provider for provider in compiled},
+        broken_hosts=frozenset(meant_host(host) for host in read.broken_hosts),
+        broken_names=frozenset(problem.document.removeprefix("LLMProvider ") for problem in read.problems),
+    )
     here = [located for located in read.routes if applies(located, problems)]
     _refuse_second_of_a_host(here, problems)
     routes = {route.host: route for route in (compile_route(located, known, problems) for located in here)}

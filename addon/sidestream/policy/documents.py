@@ -241,16 +241,36 @@ class RouteMatch(Strict):
     model: StringMatch | None = Field(None, description="Condition on the body's model (Sidestream's own).")
 
 
-class BackendRef(Strict):
-    """One weighted target."""
+class BackendObject(Strict):
+    """An object in the cluster: an LLMProvider, or a Service that speaks OpenAI's API in plain HTTP."""
 
-    provider_host: NonEmpty = Field(description="The host of an LLMProvider.")
+    model_config = ConfigDict(json_schema_extra=cel.SERVICE_PORT)
+
+    group: str = Field("", description="API group of the kind; that of Service is empty.")
+    kind: NonEmpty = Field("Service", description="Service or LLMProvider.", json_schema_extra=cel.at_most(length=63))
+    name: NonEmpty = Field(description="Its name.")
+    namespace: NonEmpty | None = Field(None, description="Its namespace; default: the route's.")
+    port: Port | None = Field(None, description="The Service's port.")
+
+
+class BackendRef(Strict):
+    """One weighted target: exactly one of `providerHost` and `backendRef`."""
+
+    model_config = ConfigDict(json_schema_extra=cel.exactly_one("providerHost", "backendRef"))
+
+    provider_host: NonEmpty | None = Field(None, description="The host of an LLMProvider.")
+    backend_ref: BackendObject | None = Field(None, description="An object in the cluster.")
     weight: Annotated[int, Field(ge=0, le=1_000_000)] | None = Field(
         None, description="Share of the requests, relative to the sum; 0: none. All absent: equal shares."
     )
     priority: Annotated[int, Field(ge=0, le=100)] = Field(
         0, description="Tier; a higher number is used only when every lower tier failed (Sidestream's own)."
     )
+
+    @model_validator(mode="after")
+    def _one(self) -> "BackendRef":
+        _exactly_one(providerHost=self.provider_host, backendRef=self.backend_ref)
+        return self
 
 
 class Backoff(Strict):

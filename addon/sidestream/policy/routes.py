@@ -1,37 +1,27 @@
 """From an `LLMRoute` to a route of the snapshot, with its providers looked up and its matches compiled."""
 
-import difflib
 import functools
 from collections import defaultdict
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import re2
 
 from sidestream.core.errors import cut
 from sidestream.core.hosts import normalise_host
-from sidestream.core.snapshot import Backend, Condition, Match, Provider, Retry, Route, Rule, Subject, Timeouts
+from sidestream.core.snapshot import Backend, Condition, Match, Retry, Route, Rule, Subject, Timeouts
 from sidestream.policy import documents
+from sidestream.policy.backends import KnownProviders, find_provider
 from sidestream.policy.documents import LLMRoute, StringMatch
 from sidestream.policy.places import Spot
 from sidestream.policy.problems import Problem
-from sidestream.policy.providers import meant_host
 from sidestream.policy.reading import Located
 
 _RE2_OPTIONS = re2.Options()
 _RE2_OPTIONS.log_errors = False
 
 
-@dataclass(frozen=True, slots=True)
-class KnownHosts:
-    """The providers by host, and the hosts of documents that have problems of their own."""
-
-    providers: Mapping[str, Provider]
-    broken: frozenset[str]
-
-
-def compile_route(located: Located[LLMRoute], known: KnownHosts, problems: list[Problem]) -> Route:
+def compile_route(located: Located[LLMRoute], known: KnownProviders, problems: list[Problem]) -> Route:
     """Compile one route; its problems are added to `problems`."""
     spec = located.document.spec
     spot = Spot(located.source, ("spec",), problems)
@@ -43,8 +33,10 @@ def compile_route(located: Located[LLMRoute], known: KnownHosts, problems: list[
             names.add(rule.name)
         if not _has_conditions(rule) and index < len(spec.rules) - 1:
             spot.at("rules", index).warn("matches every request: the rules after it are never used")
+    metadata = located.document.metadata
+    known = replace(known, namespace=metadata.namespace)
     rules = tuple(_rule(rule, known, spot.at("rules", index)) for index, rule in enumerate(spec.rules))
-    return Route(located.document.metadata.qualified, normalise_host(spec.host), rules)
+    return Route(metadata.qualified, normalise_host(spec.host), rules)
 
 
 def applies(located: Located[LLMRoute], problems: list[Problem]) -> bool:
@@ -67,7 +59,7 @@ def _has_conditions(rule: documents.Rule) -> bool:
     )
 
 
-def _rule(rule: documents.Rule, known: KnownHosts, spot: Spot) -> Rule:
+def _rule(rule: documents.Rule, known: KnownProviders, spot: Spot) -> Rule:
     retry, timeouts = None, Timeouts()
     if rule.retry is not None:
         backoff = rule.retry.backoff
@@ -85,7 +77,7 @@ def _rule(rule: documents.Rule, known: KnownHosts, spot: Spot) -> Rule:
     )
 
 
-def _backends(rule: documents.Rule, known: KnownHosts, spot: Spot) -> tuple[Backend, ...]:
+def _backends(rule: documents.Rule, known: KnownProviders, spot: Spot) -> tuple[Backend, ...]:
     backends: list[Backend] = []
     unweighted = [index for index, ref in enumerate(rule.backend_refs) if ref.weight is None]
     if unweighted and len(unweighted) < len(rule.backend_refs):
@@ -94,25 +86,14 @@ def _backends(rule: documents.Rule, known: KnownHosts, spot: Spot) -> tuple[Back
     for index, ref in enumerate(rule.backend_refs):
         weight = 1 if ref.weight is None else ref.weight
         tiers[ref.priority] += weight
-        # Nearly always written as it is normalised.
-        provider = known.providers.get(ref.provider_host) or known.providers.get(normalise_host(ref.provider_host))
-        if provider is None:
-            _report_unknown(ref.provider_host, known, spot.at(index, "providerHost"))
-        else:
+        provider = find_provider(ref, known, spot.at(index))
+        if provider is not None:
             backends.append(Backend(provider, provider.config_for(rule.name), weight, ref.priority))
     for priority, total in tiers.items():
         if total == 0:
             tier = f" of priority {priority}" if len(tiers) > 1 else ""
             spot.error(f"all weights{tier} are 0, so none could ever be taken: give one a weight")
     return tuple(backends)
-
-
-def _report_unknown(written: str, known: KnownHosts, spot: Spot) -> None:
-    host = meant_host(written)
-    if host in known.broken:
-        return  # which was reported where it stands
-    close = [host] if host in known.providers else difflib.get_close_matches(host, list(known.providers), n=1)
-    spot.error(f"no LLMProvider has host {cut(written)!r}" + (f" (did you mean {close[0]!r}?)" if close else ""))
 
 
 def _match(match: documents.RouteMatch, spot: Spot) -> Match:
