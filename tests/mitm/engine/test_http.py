@@ -332,9 +332,11 @@ def hear(drive, client):
     return client.receive_data(drive.sent.pop(drive.client, b""))
 
 
+H2_HEAD = [(":method", "POST"), (":scheme", "http"), (":authority", "a.test"), (":path", "/")]
+
+
 def ask(drive, client, stream_id):
-    fields = [(":method", "POST"), (":scheme", "http"), (":authority", "a.test"), (":path", "/")]
-    client.send_headers(stream_id, fields)
+    client.send_headers(stream_id, H2_HEAD)
     client.send_data(stream_id, b'{"messages": []}', end_stream=True)
     speak(drive, client)
 
@@ -359,6 +361,33 @@ def test_nothing_is_kept_of_a_stream_that_is_over(h2_drive, upstream, h2_client)
 
     assert h2_drive.top.streams == {}
     assert h2_drive.top.answered == set(h2_drive.top.connections[h2_drive.client].streams) == {5}
+
+
+def test_nothing_is_kept_of_a_body_that_was_too_large(h2_drive, upstream, h2_client):
+    for number in (1, 3):
+        h2_client.send_headers(number, H2_HEAD)
+        h2_client.send_data(number, b" " * 1001)
+        speak(h2_drive, h2_client)
+        h2_client.send_data(number, b" ", end_stream=True)
+        speak(h2_drive, h2_client)
+
+    assert [event.headers[0] for event in hear(h2_drive, h2_client) if isinstance(event, ResponseReceived)] == [
+        (b":status", b"413")
+    ] * 2
+    assert h2_drive.top.streams == {}
+    assert [record.error for record in h2_drive.records] == ["body_too_large"] * 2
+
+
+def test_a_flow_that_is_killed_ends_its_call(h2_drive, upstream, h2_client):
+    judge = h2_drive.hooks["responseheaders"]
+    h2_drive.hooks["responseheaders"] = lambda flow: (judge(flow), flow.kill())
+    ask(h2_drive, h2_client, 1)
+
+    upstream.deliver(STREAM)
+
+    assert upstream.cancelled == 1
+    assert h2_drive.top.streams == h2_drive.top.calls == {}
+    assert [record.error for record in h2_drive.records] == ["killed"]
 
 
 def test_an_answer_to_http2_names_no_connection(h2_drive, upstream, h2_client):

@@ -269,6 +269,12 @@ class GovernedHttpLayer(HttpLayer):
             for stream_id in client.streams.keys() - self.streams.keys():
                 del client.streams[stream_id]
 
+    def _drop_stream(self, stream_id: int) -> None:
+        """Drop a stream whose client knows that it failed: mitmproxy keeps those that it ends itself, body and call."""
+        stream = self.streams.get(stream_id)
+        if stream is not None and stream.child_layer is None:
+            del self.streams[stream_id]
+
     def make_stream(self, stream_id: int) -> Commands:
         stream = GovernedHttpStream(self.context.fork(), stream_id)
         stream.governor = self.governor
@@ -310,8 +316,11 @@ class GovernedHttpLayer(HttpLayer):
                     self.answered.add(event.stream_id)
                 elif isinstance(event, ResponseProtocolError) and self._can_answer(flow, event):
                     yield from self._answer(child, flow, event)
+                    self._drop_stream(event.stream_id)
                     return
         yield from super().event_to_child(child, event)
+        if isinstance(event, ResponseProtocolError) and child is self.connections.get(self.context.client):
+            self._drop_stream(event.stream_id)
 
     def _on_the_wire(self, flow: http.HTTPFlow, event: RequestHeaders) -> RequestHeaders:
         attempt = self.governor.attempt_of(flow)
