@@ -27,8 +27,17 @@ from sidestream.core.usage import MAX_JSON_BYTES
 from sidestream.mitm.apply import answer, apply
 from sidestream.mitm.current import Current
 from sidestream.mitm.engine.http import BODY_TOO_LARGE
+from sidestream.mitm.engine.http1 import TOO_LARGE
 from sidestream.mitm.exchanges import MAX_KEPT_BYTES, Exchanges, Open, Sending
-from sidestream.mitm.view import header_values, is_well_formed, named_hosts, read_body, redact_credentials, request_view
+from sidestream.mitm.view import (
+    head_bytes,
+    header_values,
+    is_well_formed,
+    named_hosts,
+    read_body,
+    redact_credentials,
+    request_view,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +51,7 @@ AMBIGUOUS_HOST = ClientError(400, "ambiguous_host", "the request names more than
 MALFORMED_HEAD = ClientError(
     400, "malformed_head", "the request's head holds line breaks, NUL, or spaces where none may be"
 )
+HEAD_TOO_LARGE = ClientError(431, "head_too_large", TOO_LARGE)
 UNREADABLE_BODY = ClientError(
     415,
     "unsupported_content_encoding",
@@ -85,6 +95,8 @@ class RequestHooks:
                 opened.exchange.decision = Reject(TOO_MANY_EXCHANGES)
             elif len(hosts) > 1:
                 opened.exchange.decision = Reject(AMBIGUOUS_HOST)
+            elif flow.request.is_http2 and head_bytes(flow.request) > self._current.settings.max_head_bytes:
+                opened.exchange.decision = Reject(HEAD_TOO_LARGE)
             elif not is_well_formed(flow.request):
                 opened.exchange.decision = Reject(MALFORMED_HEAD)
             redact_credentials(flow.request)

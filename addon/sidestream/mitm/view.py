@@ -53,6 +53,11 @@ def is_well_formed(request: http.Request) -> bool:
     )
 
 
+def head_bytes(request: http.Request) -> int:
+    """Return how large the head is, as HTTP/1 would write it."""
+    return len(request.data.path) + sum(len(name) + len(value) + 4 for name, value in request.headers.fields)
+
+
 def header_values(request: http.Request) -> dict[str, str]:
     """Return the headers by lower-case name, several values joined."""
     values: dict[str, str] = {}

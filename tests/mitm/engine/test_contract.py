@@ -176,10 +176,11 @@ def test_what_waits_for_a_window_of_http2_can_be_weighed(mitmproxy):
     assert "data" in inspect.get_annotations(_http_h2.SendH2Data)
 
 
-def test_streams_of_http2_are_kept_until_their_connection_closes(mitmproxy):
+def test_what_http2_keeps_and_how_much_of_a_head_it_reads_are_as_known(mitmproxy):
     top = _http2.Http2Server(Context(tflow.tclient_conn(), mitmproxy.options))
 
     assert top.streams == {}
+    assert top.h2_conn.decoder.max_header_list_size == top.h2_conn.local_settings.max_header_list_size == 64 * 1024
     assert "for stream_id in self.streams" in inspect.getsource(_http2.Http2Connection.close_connection)
 
 

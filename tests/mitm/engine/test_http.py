@@ -363,6 +363,26 @@ def test_nothing_is_kept_of_a_stream_that_is_over(h2_drive, upstream, h2_client)
     assert h2_drive.top.answered == set(h2_drive.top.connections[h2_drive.client].streams) == {5}
 
 
+def test_a_head_of_http2_that_is_too_large_is_refused_and_others_are_not(h2_drive, upstream, h2_client):
+    ask(h2_drive, h2_client, 1)
+    h2_client.send_headers(3, [*H2_HEAD, ("x-long", "x" * 70_000)], end_stream=True)
+    speak(h2_drive, h2_client)
+
+    upstream.deliver(*whole())
+
+    heard = [event for event in hear(h2_drive, h2_client) if isinstance(event, ResponseReceived)]
+    assert [(event.stream_id, event.headers[0][1]) for event in heard] == [(3, b"431"), (1, b"200")]
+    assert [record.error for record in h2_drive.records] == ["head_too_large", None]
+    assert h2_drive.hooks["request"].__self__.counts()["refused_head_too_large"] == 1
+
+
+def test_a_head_of_http2_that_nobody_would_read_ends_the_connection(h2_drive, h2_client):
+    h2_client.send_headers(1, [*H2_HEAD, ("x-long", "x" * 300_000)], end_stream=True)
+    speak(h2_drive, h2_client)
+
+    assert h2_drive.client in h2_drive.closed
+
+
 def test_nothing_is_kept_of_a_body_that_was_too_large(h2_drive, upstream, h2_client):
     for number in (1, 3):
         h2_client.send_headers(number, H2_HEAD)

@@ -46,6 +46,7 @@ from sidestream.core.planning import Attempt
 from sidestream.core.snapshot import Endpoint
 from sidestream.mitm.engine.clients import handler_of
 from sidestream.mitm.engine.http1 import GovernedHttp1Server, InvalidRequest, TrailerlessHttp1Client
+from sidestream.mitm.engine.http2 import forget_streams, make_http2_server
 from sidestream.mitm.engine.upstream import (
     Calling,
     FlowCaller,
@@ -202,10 +203,8 @@ class GovernedHttpLayer(HttpLayer):
     def _handle_event(self, event: events.Event) -> Commands:
         if self.has_failed:
             return
-        if isinstance(event, events.Start) and self.context.client.alpn not in MULTIPLEXED:
-            server = GovernedHttp1Server(self.context.fork())
-            server.max_head_bytes, server.note_refusal = self.governor.max_head_bytes(), self.governor.note_refusal
-            self.connections.setdefault(self.context.client, server)
+        if isinstance(event, events.Start):
+            self._make_server()
         try:
             if isinstance(event, UpstreamEvent):
                 yield from self._pass_answer(event)
@@ -218,6 +217,15 @@ class GovernedHttpLayer(HttpLayer):
         except Exception:
             logger.exception("a layer failed; the client's connection is closed")
             yield from self._give_up()
+
+    def _make_server(self) -> None:
+        if self.context.client.alpn not in MULTIPLEXED:
+            server = GovernedHttp1Server(self.context.fork())
+            server.max_head_bytes, server.note_refusal = self.governor.max_head_bytes(), self.governor.note_refusal
+            self.connections.setdefault(self.context.client, server)
+        elif self.context.client.alpn == b"h2":
+            multiplexed = make_http2_server(self.context.fork(), self.governor.max_head_bytes())
+            self.connections.setdefault(self.context.client, multiplexed)
 
     def _give_up(self) -> Commands:
         self.has_failed = True
@@ -263,11 +271,10 @@ class GovernedHttpLayer(HttpLayer):
                 self.connections.pop(conn, None)
 
     def _forget_streams(self, client: layer.Layer) -> None:
-        """Forget the numbers of streams that are over; mitmproxy keeps those of HTTP/2 with the connection."""
+        """Forget the numbers of streams that are over."""
         self.answered &= self.streams.keys()
         if isinstance(client, Http2Server):
-            for stream_id in client.streams.keys() - self.streams.keys():
-                del client.streams[stream_id]
+            forget_streams(client, self.streams.keys())
 
     def _drop_stream(self, stream_id: int) -> None:
         """Drop a stream whose client knows that it failed: mitmproxy keeps those that it ends itself, body and call."""
