@@ -127,12 +127,31 @@ def bad_providers(world, policies):
     with (
         scripted(lambda line, _: line.send(sized(b"{}")), certificate) as wrong_name,
         scripted(lambda *_: None, greeting=b"220 this is no TLS\r\n") as no_tls,
+        scripted(repeat, world.authority.issue(*REPEATING)) as repeating,
     ):
         ports = {"wrong-name.test": wrong_name.port, "no-tls.test": no_tls.port, "gone.test": free_port()}
+        ports |= dict.fromkeys(REPEATING, repeating.port)
         for host, port in ports.items():
             (policies / f"{host}.yaml").write_text(provider_document(host, port, key=OTHER_KEY))
         yield
         assert wrong_name.requests == no_tls.requests == []
+
+
+REPEATING = {
+    "in-json.test": (b"401 Unauthorized", b"application/json", b'{"error": {"message": "%s is no key"}}'),
+    "in-html.test": (b"403 Forbidden", b"text/html", b"<p>%s is no key</p>"),
+    "in-an-event.test": (b"200 OK", b"text/event-stream", b'data: {"error": {"message": "%s is no key"}}\n\n'),
+    "in-json-that-is-well.test": (b"200 OK", b"application/json", b'{"error": {"message": "%s is no key"}}'),
+}
+"""Providers that repeat the key they were sent: host → status, content type, and in what."""
+
+
+def repeat(line, request):
+    fields = dict(field.split(b": ", 1) for field in request.partition(b"\r\n\r\n")[0].split(b"\r\n")[1:])
+    status, content_type, said = REPEATING[fields[b"Host"].decode()]
+    body = said % fields[b"Authorization"]
+    head = b"HTTP/1.1 %s\r\ncontent-type: %s\r\ncontent-length: %d\r\n\r\n" % (status, content_type, len(body))
+    line.send(head + body)
 
 
 @contextlib.contextmanager
@@ -209,6 +228,7 @@ REQUESTS = [
     ("POST", "wrong-name.test"),
     ("POST", "no-tls.test"),
     ("POST", "gone.test"),
+    *(("POST", host) for host in REPEATING),
 ]
 """Method, host, path, settings of the stand-in, body."""
 

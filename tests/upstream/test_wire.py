@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from sidestream.core.calls import Outgoing
 from sidestream.core.secret import Secret
-from sidestream.upstream.wire import head_bytes
+from sidestream.upstream.wire import head_bytes, without_key
 
 KEY = Secret("sk-marker-wire-31c7")
 
@@ -41,6 +41,17 @@ def test_the_key_replaces_every_credential_there_is():
 
 def test_without_a_key_there_is_none():
     assert not any(b"authorization" in line.lower() for line in lines())
+
+
+def test_what_a_provider_says_is_without_the_key():
+    said = KEY.reveal().encode()
+
+    assert without_key(b"%s is no key, %s!" % (said, said), KEY) == b"[redacted] is no key, [redacted]!"
+    assert without_key(said, None) == said
+
+
+def test_a_word_that_stands_for_a_key_is_left_alone():
+    assert without_key(b"EMPTY", Secret("EMPTY")) == b"EMPTY"
 
 
 def test_what_goes_on_the_wire_shows_no_key_of_itself():

@@ -23,7 +23,7 @@ from sidestream.upstream.connection import Answer, AttemptFailed, Connection
 from sidestream.upstream.encodings import BadEncoding, Decoding, decoding_of
 from sidestream.upstream.judging import failure_of, head_of, manner_of
 from sidestream.upstream.pool import Pool
-from sidestream.upstream.wire import head_bytes
+from sidestream.upstream.wire import head_bytes, without_key
 
 logger = logging.getLogger(__name__)
 
@@ -207,7 +207,7 @@ class _Attempt:
         if self._decoding is not None and not self._decoding.is_whole and not is_empty:
             return Failure("reset", "the compressed answer is cut off")
         self._give_back()
-        self._rest = relay.end()
+        self._rest = self._cleared(relay.end())
         return relay.failure
 
     def _decoded(self, chunk: bytes) -> Iterable[bytes]:
@@ -223,13 +223,17 @@ class _Attempt:
         """Send on what may be, after the head."""
         if not passing:
             return
-        await self._deliver(passing)
+        await self._deliver(self._cleared(passing))
         if self._caller.is_congested:
             self._deadlines.pause()
             self._look_again()
             await self._caller.relief()
             self._deadlines.resume(time.monotonic())
             self._look_again()
+
+    def _cleared(self, passing: bytes) -> bytes:
+        is_error = self._head.status >= 400 or self._relay.meter.error_seen
+        return without_key(passing, self._plan.attempt.key) if is_error else passing
 
     async def _deliver(self, *parts: Part) -> None:
         if self._relay.manner == "events":

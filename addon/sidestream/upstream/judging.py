@@ -43,7 +43,8 @@ def manner_of(planned: Plan, answer: Answer) -> Manner:
         return "plain"
     if media_type == "text/event-stream" and answer.status < 300:
         return "events"
-    return "whole" if media_type == "application/json" else "plain"
+    # An error is read whole: it may repeat the key.
+    return "whole" if media_type == "application/json" or answer.status >= 400 else "plain"
 
 
 def _is_readable(answer: Answer) -> bool:

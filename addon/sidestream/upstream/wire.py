@@ -1,5 +1,5 @@
 """
-The bytes of a request. This is the one place where a key is revealed.
+The bytes of a request, and those of an error that repeats its key. This is the one place where a key is revealed.
 
 Source: RFC 9112 (framing), RFC 6750 (`Authorization: Bearer`).
 """
@@ -7,7 +7,7 @@ Source: RFC 9112 (framing), RFC 6750 (`Authorization: Bearer`).
 import re
 
 from sidestream.core.calls import Outgoing
-from sidestream.core.secret import Secret
+from sidestream.core.secret import REDACTED, Secret
 
 _ENDS_HERE = frozenset(
     {
@@ -23,6 +23,9 @@ _ENDS_HERE = frozenset(
     }
 )
 """Fields that are between the client and us only, or that are written anew (RFC 9110, 7.6.1)."""
+
+SHORTEST_KEY = 8
+"""A key shorter than this, in characters, is none: local servers are given words like `EMPTY`."""
 
 _SENDS_BODY = frozenset({b"POST", b"PUT", b"PATCH", b"QUERY"})
 _BREAK = re.compile(rb"[\r\n\0]")
@@ -48,6 +51,12 @@ def head_bytes(outgoing: Outgoing, key: Secret | None) -> bytes:
     if any(_BREAK.search(line) for line in lines):
         raise ValueError("a line of the request's head holds a line break or NUL")
     return b"\r\n".join(lines) + b"\r\n\r\n"
+
+
+def without_key(said: bytes, key: Secret | None) -> bytes:
+    """Return what a provider `said` without `key`: some repeat in an error what they were sent."""
+    written = key.reveal().encode("latin-1") if key is not None else b""
+    return said.replace(written, REDACTED.encode()) if len(written) >= SHORTEST_KEY else said
 
 
 def _named_by_connection(outgoing: Outgoing) -> frozenset[bytes]:
