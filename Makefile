@@ -75,5 +75,5 @@ bench-clients: setup ## measure HTTP clients that could call the providers
 
 .PHONY: clean
 clean: ## remove environments and caches
-	@rm -rf .venv .venv-tools .venv-lock .venv-bench .venv-litellm .tox .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
+	@rm -rf .venv .venv-* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
 	@find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
