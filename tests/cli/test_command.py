@@ -43,7 +43,7 @@ def broken(tmp_path):
     return path
 
 
-@pytest.mark.parametrize("command", [[], ["run"], ["demo"], ["validate"], ["explain"], ["crds"]])
+@pytest.mark.parametrize("command", [[], ["run"], ["demo"], ["validate"], ["explain"], ["crds"], ["top"]])
 def test_every_command_tells_how_it_is_used(command):
     done = sidestream(*command, "--help")
 
@@ -68,6 +68,9 @@ def test_every_command_tells_how_it_is_used(command):
         ["explain", "--policies", "policies", "--host", "a", "--header", "no-colon"],
         ["explain", "--policies", "policies", "--host", "a", "--label", "no-equals"],
         ["explain", "--policies", "policies", "--host", "a", "--body", "@no-such-file"],
+        ["top", "--admin", "nowhere"],
+        ["top", "--interval", "0"],
+        ["top", "--sort", "luck"],
     ],
 )
 def test_wrong_usage_is_said_and_ends_with_2(arguments):
