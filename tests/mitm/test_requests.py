@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from mitmproxy import websocket
 from mitmproxy.flow import Error
 from mitmproxy.test import tflow, tutils
 
@@ -306,6 +307,18 @@ TIERS = Route(
     HOST,
     (Rule("r", (), (Backend(PROVIDER, PROVIDER.config), Backend(BACKUP, BACKUP.config, priority=1))),),
 )
+
+
+@pytest.mark.parametrize(("size", "kept"), [(1, 100), (100_000, 2), (1_000_000, 1)])
+def test_a_conversation_is_not_kept_whole(size, kept):
+    hooks, _ = make_hooks()
+    flow = tflow.twebsocketflow(messages=False)
+
+    for number in range(200):
+        flow.websocket.messages.append(websocket.WebSocketMessage(2, True, bytes([number]) * size))
+        hooks.websocket_message(flow)
+
+    assert [message.content[0] for message in flow.websocket.messages] == list(range(200))[-kept:]
 
 
 def make_tiers():

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from sidestream.upstream import pool as pools
-from sidestream.upstream.connection import AttemptFailed
+from sidestream.upstream.connection import MAX_WAITING_BYTES, AttemptFailed
 from sidestream.upstream.pool import IDLE_SECONDS, MAX_AGE_SECONDS, Pool
 from tests.upstream.provider import OK, REQUEST, serving, until
 
@@ -170,6 +170,19 @@ async def test_plain_http_goes_over_plain_tcp(pool, authority):
         connection = await call(pool, provider.endpoint(tls=False))
 
         assert connection.tls is None
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="the system has no such option")
+@pytest.mark.parametrize(("size", "milliseconds"), [(1000, 20_000), (MAX_WAITING_BYTES, 0)])
+async def test_a_provider_that_is_slow_to_take_a_large_request_has_not_vanished(pool, authority, size, milliseconds):
+    async with serving(authority, None) as provider:
+        connection = await pool.open(provider.endpoint(tls=False))
+
+        connection.send(REQUEST, b"x" * size, is_head_only=False)
+
+        connected = connection._transport.get_extra_info("socket")
+        assert connected.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == milliseconds
+        connection.abort()
 
 
 async def test_nobody_there_is_a_failure_that_says_so(pool, provider):

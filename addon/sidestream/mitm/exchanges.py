@@ -21,6 +21,8 @@ from sidestream.mitm.apply import apply
 
 MAX_KEPT_BYTES = 256 * 1024
 """How much of a streamed answer is kept to be looked at in mitmweb or a saved flow, in bytes."""
+MAX_KEPT_MESSAGES = 100
+"""How many messages of a WebSocket are kept, at most."""
 
 
 @dataclass(slots=True)

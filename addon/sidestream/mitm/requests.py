@@ -28,7 +28,7 @@ from sidestream.mitm.apply import answer, apply
 from sidestream.mitm.current import Current
 from sidestream.mitm.engine.http import BODY_TOO_LARGE
 from sidestream.mitm.engine.http1 import TOO_LARGE
-from sidestream.mitm.exchanges import MAX_KEPT_BYTES, Exchanges, Open, Sending
+from sidestream.mitm.exchanges import MAX_KEPT_BYTES, MAX_KEPT_MESSAGES, Exchanges, Open, Sending
 from sidestream.mitm.view import (
     head_bytes,
     header_values,
@@ -219,6 +219,14 @@ class RequestHooks:
             self._record(opened, error=fault)
         except Exception:
             logger.exception("an exchange could not be recorded")
+
+    def websocket_message(self, flow: http.HTTPFlow) -> None:
+        """Keep no more of a conversation than of an answer; mitmproxy keeps every message until its end."""
+        messages = flow.websocket.messages if flow.websocket is not None else []
+        while len(messages) > 1 and (
+            len(messages) > MAX_KEPT_MESSAGES or sum(len(one.content) for one in messages) > MAX_KEPT_BYTES
+        ):
+            del messages[0]
 
     def client_disconnected(self, client: connection.Client) -> None:
         """Record what a failure of a layer left open."""

@@ -7,6 +7,7 @@ what was read.
 """
 
 import asyncio
+import socket
 import ssl
 import time
 from dataclasses import dataclass, field
@@ -129,6 +130,7 @@ class Connection(asyncio.Protocol):
         if len(body) < MAX_WAITING_BYTES:
             self._transport.write(head + body)
         else:
+            self._be_patient()
             self._transport.write(head)
             self._transport.write(body)
 
@@ -171,6 +173,12 @@ class Connection(asyncio.Protocol):
         self._is_closed = True
         if self._transport is not None:
             self._transport.abort()
+
+    def _be_patient(self) -> None:
+        """Let the provider take a large request as slowly as it wants: the kernel would take that for its end."""
+        if hasattr(socket, "TCP_USER_TIMEOUT"):
+            connected = self._transport.get_extra_info("socket")
+            connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 0)
 
     async def _wait(self) -> None:
         self._waiter = asyncio.get_running_loop().create_future()
