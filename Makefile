@@ -33,6 +33,7 @@ demo-transparent: setup ## the same, redirected by iptables (Linux, root)
 .PHONY: test
 test: setup tools ## lint, then the tests on every supported Python here (ARGS="-k sse" to choose)
 	@.make/system-packages
+	@.make/kubectl
 	@.make/lint && lint=0 || lint=1; \
 	.make/tests $(ARGS) || exit 1; \
 	[ $$lint = 0 ] || { echo "lint: failed, see above" >&2; exit 1; }

@@ -1,4 +1,4 @@
-# The sidecar: Sidestream as a transparent proxy.
+# The sidecar: Sidestream as a transparent proxy. Also the controller's image: `sidestream controller`.
 #
 #   docker build --file init-container/sidecar.Dockerfile --tag sidestream:0.1.0 .
 #
@@ -10,10 +10,10 @@ FROM python:3.13-slim-bookworm AS build
 WORKDIR /build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1
 
-COPY .locks/run.txt .locks/test.txt .locks/
+COPY .locks/image.txt .locks/test.txt .locks/
 RUN --mount=type=cache,target=/root/.cache/pip \
     python -m venv /opt/sidestream \
- && /opt/sidestream/bin/pip install --require-hashes --no-deps --only-binary :all: --requirement .locks/run.txt
+ && /opt/sidestream/bin/pip install --require-hashes --no-deps --only-binary :all: --requirement .locks/image.txt
 
 # The build backend is locked along with the test tools. This environment stays behind in this stage.
 RUN --mount=type=cache,target=/root/.cache/pip \

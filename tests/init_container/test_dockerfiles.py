@@ -81,7 +81,7 @@ def test_the_sidecar_installs_only_what_is_locked():
 
     assert [command.split()[1:] for command in from_index] == [
         f"install --require-hashes --no-deps --only-binary :all: --requirement .locks/{lock}.txt".split()
-        for lock in ("run", "test")
+        for lock in ("image", "test")
     ]
     assert [command.split()[1] for command in rest] == ["wheel", "install", "check"]
 
