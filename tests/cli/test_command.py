@@ -43,7 +43,7 @@ def broken(tmp_path):
     return path
 
 
-@pytest.mark.parametrize("command", [[], ["run"], ["demo"], ["validate"], ["explain"], ["crds"], ["top"]])
+@pytest.mark.parametrize("command", [[], ["run"], ["demo"], ["validate"], ["explain"], ["crds"], ["top"], ["inject"]])
 def test_every_command_tells_how_it_is_used(command):
     done = sidestream(*command, "--help")
 

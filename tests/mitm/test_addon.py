@@ -89,6 +89,8 @@ def test_environment_variables_are_the_defaults(monkeypatch, mitmproxy, connecte
     ("options", "said"),
     [
         ({"sidestream_labels": "app"}, "'app' is no label"),
+        ({"sidestream_labels": "/no/such/file"}, "'/no/such/file' can't be read"),
+        ({"sidestream_labels": __file__}, "is no label: name="),
         ({"sidestream_upstream_ca": "no-such-file"}, "no-such-file"),
         ({"sidestream_policies": "broken"}, "broken.yaml:3: no such thing"),
         ({"sidestream_log": "no-such-folder/log"}, "no-such-folder/log"),

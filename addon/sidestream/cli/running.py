@@ -11,6 +11,7 @@ from sidestream.cli import workers
 TRANSPARENT_PORT = 15001
 """Where redirected connections arrive: the default of init-container/redirect.sh."""
 PROXY_PORT = 8080
+LOG_LEVELS = ("debug", "info", "warning", "error")
 
 _EPILOG = """\
 modes:
@@ -48,15 +49,23 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "--intercept-tls", action="store_true", help="govern HTTPS clients too (they must trust the CA in confdir)"
     )
     parser.add_argument("--upstream-ca", metavar="FILE", help="PEM file of CAs to trust besides the system's")
+    parser.add_argument(
+        "--trust-dir", metavar="DIR", help="where to write the CA for apps: ca.crt, ca-bundle.crt (with the system's)"
+    )
     parser.add_argument("--confdir", metavar="DIR", help="where the CA is kept; default: ~/.mitmproxy")
     parser.add_argument("--log", metavar="FILE", help="where records go; default: -, standard output; FILE,- for both")
     parser.add_argument(
-        "--labels", metavar="NAME=VALUE,…", help="labels of the workload, for sourceLabels and selectors"
+        "--labels",
+        metavar="NAME=VALUE,…",
+        help="labels of the workload, for sourceLabels and selectors; or a file of Kubernetes' downward API",
     )
     parser.add_argument(
         "--admin",
         metavar="HOST:PORT",
         help="where metrics and health are to be read, or off; default: 127.0.0.1:15020, unless that is taken",
+    )
+    parser.add_argument(
+        "--log-level", choices=LOG_LEVELS, help="which logs are told; default: $SIDESTREAM_LOG_LEVEL, or info"
     )
     parser.add_argument("--web", action="store_true", help="show the traffic on mitmweb's pages, on loopback")
     parser.add_argument(
@@ -88,7 +97,7 @@ def _run(options: argparse.Namespace) -> int:
     sizes = [given for given in options.set if given.startswith("sidestream_log_max_size=")]
     if options.workers > 1 and (sizes or "SIDESTREAM_LOG_MAX_SIZE" in os.environ):
         options.parser.error("a file of records that several workers share can't be rotated by them: use logrotate")
-    log_to_stderr()
+    log_to_stderr(_log_level(options))
     if options.workers == 1:
         return _run_here(options, modes)
 
@@ -111,6 +120,8 @@ def worker_arguments(options: argparse.Namespace, modes: list[str], report_to: i
         "--policies": [options.policies],
         "--mode": modes,
         "--upstream-ca": [options.upstream_ca],
+        "--trust-dir": [options.trust_dir],
+        "--log-level": [options.log_level],
         "--confdir": [options.confdir],
         "--log": [options.log],
         "--labels": [options.labels],
@@ -135,6 +146,7 @@ def _run_here(options: argparse.Namespace, modes: list[str]) -> int:
         "sidestream_intercept_tls": options.intercept_tls,
         "sidestream_fail_open": options.fail_open,
         "sidestream_upstream_ca": options.upstream_ca,
+        "sidestream_trust_dir": options.trust_dir,
         "sidestream_admin": options.admin or ("" if "SIDESTREAM_ADMIN" in os.environ else "auto"),
         "confdir": options.confdir,
     }
@@ -179,11 +191,12 @@ def listening_modes(modes: list[str], listen: tuple[str, int] | None) -> list[st
     return placed
 
 
-def log_to_stderr() -> None:
-    """Send logs to standard error, one line each, with their fields."""
+def log_to_stderr(level: str = "info") -> None:
+    """Send logs from `level` on to standard error, one line each, with their fields."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Lines())
-    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    handler.setLevel(level.upper())  # some loggers have a level of their own
+    logging.basicConfig(level=level.upper(), handlers=[handler])
 
 
 class _Lines(logging.Formatter):
@@ -198,6 +211,13 @@ class _Lines(logging.Formatter):
         fields = "".join(f" {name}={value}" for name, value in vars(record).items() if name not in self._own)
         first, newline, rest = super().format(record).partition("\n")
         return first + fields + newline + rest
+
+
+def _log_level(options: argparse.Namespace) -> str:
+    level: str = options.log_level or os.environ.get("SIDESTREAM_LOG_LEVEL") or "info"
+    if level not in LOG_LEVELS:
+        options.parser.error(f"SIDESTREAM_LOG_LEVEL: {level!r} is no level: write one of {', '.join(LOG_LEVELS)}")
+    return level
 
 
 def _address(text: str) -> tuple[str, int]:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from sidestream.cli.admin import ProcessAdmin
+from sidestream.cli.trusting import Trust
 from sidestream.core.exchange import Record
 from sidestream.core.snapshot import Snapshot
 from sidestream.mitm.addon import Sidestream
@@ -48,6 +49,8 @@ def connect(settings: Settings) -> Runtime:
     def lost() -> int:
         return writer.lost + sum(log.lost for log in logs)
 
+    if settings.trust_dir:
+        watchers.append(Trust(Path(settings.trust_dir), Path(settings.confdir).expanduser(), settings.upstream_ca_pem))
     if settings.admin != OFF:
         metrics, recent = (
             Metrics(_Policy(source), lost, asm_names=settings.asm_names),

@@ -11,6 +11,7 @@ from mitmproxy.addonmanager import Loader
 from mitmproxy.options import Options
 from mitmproxy.utils import human
 
+from sidestream.core.errors import cut
 from sidestream.mitm.runtime import AUTOMATIC, OFF, Settings
 
 logger = logging.getLogger(__name__)
@@ -21,6 +22,7 @@ LABELS = "sidestream_labels"
 INTERCEPT_TLS = "sidestream_intercept_tls"
 FAIL_OPEN = "sidestream_fail_open"
 UPSTREAM_CA = "sidestream_upstream_ca"
+TRUST_DIR = "sidestream_trust_dir"
 MAX_BODY = "sidestream_max_body"
 MAX_HEAD = "sidestream_max_head"
 MAX_EXCHANGES = "sidestream_max_exchanges"
@@ -46,6 +48,7 @@ ALL = frozenset(
         INTERCEPT_TLS,
         FAIL_OPEN,
         UPSTREAM_CA,
+        TRUST_DIR,
         MAX_BODY,
         MAX_HEAD,
         MAX_EXCHANGES,
@@ -77,7 +80,10 @@ def declare(loader: Loader) -> None:
         "File for a line per exchange, - for stdout, or both: FILE,-",
     )
     loader.add_option(
-        LABELS, str, environment("SIDESTREAM_LABELS", ""), "Labels of the workload: name=value,name=value."
+        LABELS,
+        str,
+        environment("SIDESTREAM_LABELS", ""),
+        "Labels of the workload: name=value,name=value; or the path (from /) of a file of Kubernetes' downward API.",
     )
     loader.add_option(
         INTERCEPT_TLS,
@@ -96,6 +102,12 @@ def declare(loader: Loader) -> None:
         str,
         environment("SIDESTREAM_UPSTREAM_CA", ""),
         "PEM file of CAs to trust for providers, in addition to the system's.",
+    )
+    loader.add_option(
+        TRUST_DIR,
+        str,
+        environment("SIDESTREAM_TRUST_DIR", ""),
+        "Folder for what apps are to trust when TLS is intercepted: ca.crt, and ca-bundle.crt with the system's CAs.",
     )
     loader.add_option(
         MAX_BODY,
@@ -194,6 +206,8 @@ def read(options: Options) -> Settings:
         intercept_tls=options.sidestream_intercept_tls,
         fail_open=options.sidestream_fail_open,
         upstream_ca_pem=_pem(options.sidestream_upstream_ca),
+        trust_dir=options.sidestream_trust_dir,
+        confdir=options.confdir,
         max_body_bytes=_bytes(MAX_BODY, options.sidestream_max_body),
         max_head_bytes=_bytes(MAX_HEAD, options.sidestream_max_head),
         max_exchanges=_at_least_one(options.sidestream_max_exchanges),
@@ -239,12 +253,29 @@ def _admin(text: str) -> str:
 
 
 def _labels(text: str) -> dict[str, str]:
+    if text.startswith("/"):
+        return _labels_of_pod(text)
     labels = {}
     for part in filter(None, (part.strip() for part in text.split(","))):
         name, equals, value = part.partition("=")
         if not (name and equals):
             raise exceptions.OptionsError(f"{LABELS}: {part!r} is no label: write name=value,name=value")
         labels[name] = value
+    return labels
+
+
+def _labels_of_pod(path: str) -> dict[str, str]:
+    """Read labels as Kubernetes' downward API writes them: name="value", line by line."""
+    labels = {}
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as e:
+        raise exceptions.OptionsError(f"{LABELS}: {path!r} can't be read: {e}") from e
+    for line in filter(None, lines):
+        name, equals, quoted = line.partition("=")
+        if not (name and equals and quoted[:1] == quoted[-1:] == '"' and len(quoted) > 1):
+            raise exceptions.OptionsError(f'{LABELS}: {path!r} holds {cut(line)!r}, which is no label: name="value"')
+        labels[name] = quoted[1:-1]  # a label holds nothing that would have to be escaped
     return labels
 
 

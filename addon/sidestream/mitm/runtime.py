@@ -71,9 +71,11 @@ class Settings:
     The addon's options as given.
 
     `policies`: a folder. `labels`: of the workload. `upstream_ca_pem`: PEM text of CAs to trust for providers besides
-    the system's. `max_body_bytes`: of a request that is held, `max_head_bytes`: of any request that is read,
-    `max_exchanges`: under way at a time. `max_connections`, `web_max_flows`: 0 for no limit. `admin`: HOST:PORT of the
-    admin endpoint, or a word.
+    the system's. `trust_dir`: where to write what apps are to trust, made of the CA in `confdir`.
+
+    `max_body_bytes`: of a request that is held, `max_head_bytes`: of any request that is read, `max_exchanges`: under
+    way at a time. `max_connections`, `web_max_flows`: 0 for no limit. `admin`: HOST:PORT of the admin endpoint, or a
+    word.
 
     `log`: files, or ``-``, parted by commas. `log_sample`: the share of records that is written, besides failures.
     `log_max_bytes`: how large a file may become before it is rotated, 0 for any; `log_keep`: rotated files.
@@ -86,6 +88,8 @@ class Settings:
     intercept_tls: bool = False
     fail_open: bool = False
     upstream_ca_pem: str = ""
+    trust_dir: str = ""
+    confdir: str = ""
     max_body_bytes: int = 64 * 1024 * 1024
     max_head_bytes: int = 64 * 1024
     max_exchanges: int = 1000
