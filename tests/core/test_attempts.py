@@ -129,6 +129,13 @@ def test_a_failure_is_followed_where_the_rule_lists_it(kind, on):
     assert (fail(attempts, kind) is not None) is (not on or kind in on)
 
 
+def test_each_failure_is_judged_by_the_rule():
+    attempts, _ = begin((A, B, C), retry=Retry(5, ("timeout",)))
+
+    assert fail(attempts, "timeout") is not None
+    assert fail(attempts, "reset") is None
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_request_that_may_have_an_effect_goes_out_again_only_if_it_never_arrived(kind):
     attempts, _ = begin((A, B), retry=FIVE_MORE, only_unsent=True)
@@ -178,6 +185,26 @@ def test_an_ejected_provider_is_a_last_resort():
     health.outliers.failed(backends[1].provider, "reset", 0.0)
 
     assert played(*begin(backends, health=health, retry=FIVE_MORE)) == ["a", "b"]
+
+
+def test_an_answer_makes_up_for_the_failure_before_it():
+    health, backends = Health(), make_backends("a", detection=OutlierDetection(consecutive_errors=2))
+
+    for _ in range(3):
+        attempts, _ = begin(backends, health=health, retry=ONE_MORE)
+        fail(attempts)
+        attempts.succeeded(now=0.0)
+
+    assert health.outliers.ejections == 0
+
+
+def test_a_client_that_leaves_ejects_nobody():
+    health, backends = Health(), make_backends("a", detection=EASILY)
+    attempts, _ = begin(backends, health=health)
+
+    attempts.abandoned()
+
+    assert health.outliers.ejections == 0
 
 
 @pytest.mark.parametrize(("hashed", "host"), [(0.1, "a"), (0.4, "b"), (0.9, "c")])
@@ -236,6 +263,15 @@ def test_no_attempt_begins_after_the_deadline_of_the_exchange(now, is_followed):
     assert (fail(attempts, now=now) is not None) is is_followed
 
 
+@pytest.mark.parametrize(("now", "is_followed"), [(9.0, True), (10.0, False)])
+def test_no_last_resort_begins_after_the_deadline_of_the_exchange(now, is_followed):
+    health, backends = Health(), make_backends("a", "b", detection=EASILY)
+    health.outliers.failed(backends[1].provider, "reset", 0.0)
+    attempts, _ = begin(backends, health=health, retry=ONE_MORE, timeouts=Timeouts(request_seconds=10.0))
+
+    assert (fail(attempts, now=now) is not None) is is_followed
+
+
 def test_no_pause_goes_past_the_deadline_of_the_exchange():
     attempts, _ = begin((A,), retry=ONE_MORE, timeouts=Timeouts(request_seconds=10.0))
 
@@ -264,6 +300,11 @@ limits = st.builds(
 )
 some_draws = st.sampled_from([0.0, 0.3, 0.7, 0.99])
 retries = st.one_of(limits, limits, limits, st.none())
+failures = {
+    "kind": st.sampled_from([*KINDS, *["connect-failure"] * 6]),
+    "retry_after": st.sampled_from([None, None, None, 0.5, 1.5, 60.0]),
+    "draw": some_draws,
+}
 
 
 class AnyOrder(RuleBasedStateMachine):
@@ -316,12 +357,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     # What happens.
 
-    @rule(
-        kind=st.sampled_from([*KINDS, *["connect-failure"] * 6]),
-        retry_after=st.sampled_from([None, None, None, 0.5, 1.5, 60.0]),
-        draw=some_draws,
-    )
-    def failed(self, kind, retry_after, draw):
+    def fail(self, kind, retry_after, draw):
         could_go_on = self.attempts.may_go_on
         last = self.made[-1] if self.made else None
 
@@ -345,6 +381,9 @@ class AnyOrder(RuleBasedStateMachine):
         self.check_time(step)
         self.now += step.after_seconds
         self.note(step)
+
+    # Three times among the rules: most of what can go wrong needs several failures in a row.
+    failed, failed_again, failed_once_more = rule(**failures)(fail), rule(**failures)(fail), rule(**failures)(fail)
 
     @precondition(lambda self: self.may_end)
     @rule()
