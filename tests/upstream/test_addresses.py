@@ -99,6 +99,24 @@ async def test_the_last_answer_serves_while_there_is_none(names, monkeypatch):
     assert await known.of("a.test", 1) == ["first"]
 
 
+async def test_the_last_answer_serves_while_the_next_is_slow_to_come(names, monkeypatch):
+    known = Addresses()
+    await known.of("a.test", 1)
+    grow_old(monkeypatch, "FRESH_SECONDS")
+    grow_old(monkeypatch, "SLOW_SECONDS")
+    names.is_open.clear()
+
+    served = await known.of("a.test", 1)
+    names.found = ["second"]
+    names.is_open.set()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+
+    assert served == ["first"]
+    monkeypatch.undo()
+    assert await known.of("a.test", 1) == ["second"]
+
+
 async def test_but_not_for_ever(names, monkeypatch):
     known = Addresses()
     await known.of("a.test", 1)

@@ -16,6 +16,8 @@ FRESH_SECONDS = 10.0
 """How long addresses are used without asking again."""
 STALE_SECONDS = 600.0
 """How long they are used when asking fails."""
+SLOW_SECONDS = 1.0
+"""How long asking may take where they could still be used."""
 
 type Address = Any
 """As `socket.getaddrinfo` gives it."""
@@ -47,16 +49,23 @@ class Addresses:
         known, now = self._known.get(key), time.monotonic()
         if known is not None and now - known.at < FRESH_SECONDS:
             return known.addresses
+        last = known.addresses if known is not None and now - known.at < STALE_SECONDS else None
         if key not in self._asking:
-            self._asking[key] = asyncio.create_task(_look_up(host, port))
-            self._asking[key].add_done_callback(lambda _: self._asking.pop(key))
+            self._asking[key] = asyncio.create_task(self._ask(host, port))
         try:
-            found = await asyncio.shield(self._asking[key])
-        except OSError:
-            if known is not None and now - known.at < STALE_SECONDS:
-                return known.addresses
+            async with asyncio.timeout(SLOW_SECONDS if last is not None else None):
+                return await asyncio.shield(self._asking[key])
+        except OSError:  # which a timeout is, too
+            if last is not None:
+                return last
             raise
-        self._known[key] = _Known(found, time.monotonic())
+
+    async def _ask(self, host: str, port: int) -> list[Address]:
+        try:
+            found = await _look_up(host, port)
+        finally:
+            del self._asking[host, port]
+        self._known[host, port] = _Known(found, time.monotonic())
         return found
 
 
