@@ -2,6 +2,7 @@
 
 import gc
 import inspect
+from types import SimpleNamespace
 
 import pytest
 from mitmproxy.addons.view import View
@@ -9,9 +10,10 @@ from mitmproxy.http import HTTPFlow
 from mitmproxy.test import taddons, tflow
 from mitmproxy.tools.web import app
 from mitmproxy.tools.web import master as web_master
+from tornado.httputil import HTTPServerRequest
 
 from sidestream.mitm.current import Current
-from sidestream.mitm.engine.pages import serialise_for_viewers_only
+from sidestream.mitm.engine.pages import serialise_for_viewers_only, take_hyphens_in_commands
 from sidestream.mitm.pages.noting import MARKERS
 from sidestream.mitm.runtime import Settings
 from sidestream.mitm.web import Retention
@@ -172,6 +174,22 @@ def test_mitmweb_tells_its_browsers_by_what_is_replaced():
         app
     )
     assert "self.connections.add(self)" in inspect.getsource(app.WebSocketEventBroadcaster.open)
+
+
+def test_mitmweb_runs_commands_whose_names_have_a_hyphen():
+    master = SimpleNamespace(addons={"webauth": SimpleNamespace(is_valid_password=None, auth_cookie_name=None)})
+    master.app = app.Application(master, debug=False)
+
+    def handler_of(path):
+        request = HTTPServerRequest("POST", path, connection=SimpleNamespace(context=None))
+        return master.app.find_handler(request).handler_class
+
+    before = handler_of("/commands/sidestream.replay-with")
+    take_hyphens_in_commands(master)
+
+    assert before is not app.ExecuteCommand
+    assert handler_of("/commands/sidestream.replay-with") is app.ExecuteCommand
+    assert handler_of("/flows") is app.Flows
 
 
 def test_the_view_adds_a_flow_when_the_hooks_say_so_that_make_room():

@@ -58,7 +58,7 @@ UNREADABLE_BODY = ClientError(
     "the body's Content-Encoding is not known here (gzip and deflate are) or does not fit it",
 )
 REPLAYED = ClientError(
-    409, "replayed_flow", "a flow that is replayed gets no key: send the request through the proxy again"
+    409, "replayed_flow", "a replayed flow gets no key; the command sidestream.replay-with sends it again"
 )
 
 
@@ -200,7 +200,7 @@ class RequestHooks:
             else:
                 opened.exchange.passed(flow.response.raw_content or b"")
             self._keep_content(flow, opened)
-            self._record(opened)
+            self.record(opened)
         except Exception:
             logger.exception("an exchange could not be recorded")
 
@@ -216,7 +216,7 @@ class RequestHooks:
                 self._keep_content(flow, opened)
             else:
                 _tell(opened.exchange, flow, client_error(fault, flow.error.msg if flow.error is not None else ""))
-            self._record(opened, error=fault)
+            self.record(opened, error=fault)
         except Exception:
             logger.exception("an exchange could not be recorded")
 
@@ -234,7 +234,7 @@ class RequestHooks:
             for opened in self._exchanges.end_all(client):
                 if opened.sending is not None:
                     opened.sending.cancel()
-                self._record(opened, error=opened.fault or "client_disconnected")
+                self.record(opened, error=opened.fault or "client_disconnected")
         except Exception:
             logger.exception("an exchange could not be recorded")
 
@@ -244,7 +244,8 @@ class RequestHooks:
             said = flow.request.raw_content or b"", (flow.response and flow.response.raw_content) or b""
             opened.exchange.content = Content(*(part[:MAX_KEPT_BYTES] for part in said))
 
-    def _record(self, opened: Open, error: str | None = None) -> None:
+    def record(self, opened: Open, error: str | None = None) -> None:
+        """Finish an exchange, and publish its record."""
         record = opened.exchange.finish(now=time.monotonic(), error=error)
         if record is not None:
             opened.record = record
@@ -263,7 +264,7 @@ class RequestHooks:
                 self._governed.discard(flow)
                 opened.exchange.plan = None
                 self._exchanges.end(flow)
-                self._record(opened, error="internal_error")
+                self.record(opened, error="internal_error")
             return
         if opened is not None:
             opened.exchange.decision, opened.exchange.plan = Reject(INTERNAL_ERROR), None

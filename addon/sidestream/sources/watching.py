@@ -61,6 +61,10 @@ class PolicyWatch:
             if changed and on_change is not None:
                 on_change(self.snapshot)
 
+    def problems(self) -> list[str]:
+        """Return the problems of the newest documents, as a person reads them."""
+        return [str(problem) for problem in self.status.problems]
+
     def refresh(self) -> bool:
         """Compile again if something changed. Return whether another snapshot is in force."""
         if not self._folder.changed_since(self._reading):

@@ -1,63 +1,13 @@
 """The pages' addon, beside mitmproxy's view and our hooks of requests."""
 
-from dataclasses import dataclass
-
-import pytest
 from mitmproxy.addons.view import View
-from mitmproxy.contentviews import prettify_message
 from mitmproxy.test import taddons
 
 from sidestream.mitm.addon import Sidestream
-from sidestream.mitm.pages import noting, views
+from sidestream.mitm.pages import noting
 from sidestream.mitm.pages.addon import Pages
-from sidestream.mitm.requests import RequestHooks
-from tests.mitm.test_requests import HOST, KEY, answer_with, make_flow, make_hooks
-
-CLIENT_KEY = "sk-clients-own"
-CHAT = b'{"messages": [{"role": "user", "content": "who are you?"}], "stream": true}'
-EVENT = b'data: {"model": "qwen-turbo", "choices": [{"index": 0, "delta": {"content": "I am %s"}}]}\n\n'
-
-
-@dataclass
-class Shown:
-    requests: RequestHooks
-    view: View
-    pages: Pages
-    updated: list
-
-    def update(self, flows):
-        self.updated += flows
-
-    def come(self, flow):
-        self.requests.requestheaders(flow)
-        self.view.requestheaders(flow)
-        self.requests.request(flow)
-        self.pages.request(flow)
-        return flow
-
-    def begin_answer(self, flow, *chunks, content_type="text/event-stream"):
-        answer_with(flow, **{"content-type": content_type})
-        self.requests.responseheaders(flow)
-        for chunk in chunks:
-            flow.response.stream(chunk)
-
-    def end(self, flow):
-        self.requests.response(flow)
-        self.pages.response(flow)
-
-    def page(self, flow, message="response", name="auto"):
-        return prettify_message(getattr(flow, message), flow, name)
-
-
-@pytest.fixture
-def shown():
-    requests, _ = make_hooks()
-    view = View()
-    shown = Shown(requests, view, Pages(requests._current, requests, view), [])
-    with taddons.context(view) as context:
-        context.master.addons.add(type("Watching", (), {"update": lambda _, flows: shown.update(flows)})())
-        views.install(shown.pages.store)
-        yield shown
+from tests.mitm.pages.showing import CHAT, CLIENT_KEY, EVENT
+from tests.mitm.test_requests import HOST, KEY, make_flow
 
 
 def test_a_call_is_a_conversation_with_what_it_took_and_why(shown):

@@ -7,7 +7,9 @@ bodies; then it hands that to the browsers that are connected, which mostly are 
 
 import sys
 
+from mitmproxy import ctx
 from mitmproxy.flow import Flow
+from mitmproxy.master import Master
 
 
 def serialise_for_viewers_only() -> None:
@@ -23,6 +25,21 @@ def serialise_for_viewers_only() -> None:
 
     broadcast_flow.original = original
     app.ClientConnection.broadcast_flow = staticmethod(broadcast_flow)
+
+
+def take_hyphens_in_commands(master: Master) -> None:
+    """Let mitmweb, if this is one, run commands that have a hyphen in their name; its own route knows none."""
+    app = sys.modules.get("mitmproxy.tools.web.app")
+    if app is not None and isinstance(pages := getattr(master, "app", None), app.Application):
+        pages.add_handlers(".*", [(r"/commands/(?P<cmd>[a-z.]+-[a-z.-]+)", app.ExecuteCommand)])
+
+
+def look_at(looked_at: Flow) -> None:
+    """Let `@focus` be a flow that somebody looks at in mitmweb, which does not say. The console does."""
+    app = sys.modules.get("mitmproxy.tools.web.app")
+    view = ctx.master.addons.get("view") if app is not None else None
+    if view is not None and looked_at in view:
+        view.focus.flow = looked_at
 
 
 def has_viewers() -> bool:

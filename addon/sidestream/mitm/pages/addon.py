@@ -14,9 +14,10 @@ from mitmproxy.flow import Flow
 
 from sidestream.core.body import write_object
 from sidestream.mitm.current import Current
-from sidestream.mitm.engine.pages import has_viewers
+from sidestream.mitm.engine.pages import has_viewers, take_hyphens_in_commands
 from sidestream.mitm.exchanges import Open
 from sidestream.mitm.pages import noting, views
+from sidestream.mitm.pages.commands import Commands
 from sidestream.mitm.pages.seen import MAX_FLOWS, Seen, Store, before_of, explained
 from sidestream.mitm.requests import RequestHooks
 
@@ -32,11 +33,14 @@ COMMENT = "sidestream.comment"
 class Pages:
     """Takes note of flows for the pages. Whatever fails in it harms a page, and no request."""
 
+    name = "sidestream-pages"
+
     def __init__(self, current: Current, requests: RequestHooks, view: View) -> None:
         self._current = current
         self._requests = requests
         self._view = view
         self.store = Store()
+        self.addons = [Commands(current, requests, self)]
         self._live: dict[str, tuple[http.HTTPFlow, Open]] = {}
         self._showing: asyncio.Task[None] | None = None
         view.sig_store_remove.connect(self._forget)
@@ -45,6 +49,7 @@ class Pages:
     def running(self) -> None:
         """Offer the views, and begin to show what is under way."""
         views.install(self.store)
+        take_hyphens_in_commands(ctx.master)
         self._showing = asyncio.get_running_loop().create_task(self._show_from_time_to_time())
 
     def done(self) -> None:
@@ -59,15 +64,22 @@ class Pages:
             opened = self._requests.opened(flow)
             if opened is None:
                 return
-            self._live[flow.id] = flow, opened
-            _comment(flow, noting.begun(opened.exchange))
-            flow.metadata.update(noting.words_begun(opened.exchange))
+            seen = None
             if (view := opened.view) is not None:
                 body = (flow.request.raw_content or b"") if view.body is None else write_object(view.body)
                 seen = Seen(before_of(view, body), explained(view, opened.snapshot), opened.exchange)
-                self.store.put(flow.id, seen, limit=self._limit())
+            self.begin(flow, opened, seen)
         except Exception:
             logger.exception("a flow could not be noted")
+
+    def begin(self, flow: http.HTTPFlow, opened: Open, seen: Seen | None) -> None:
+        """Take note of an exchange, and of what is known of it, if anything is."""
+        self._live[flow.id] = flow, opened
+        _comment(flow, noting.begun(opened.exchange))
+        flow.metadata.update(noting.words_begun(opened.exchange))
+        if seen is not None:
+            limit = self._current.settings.web_max_flows or MAX_FLOWS
+            self.store.put(flow.id, seen, limit=limit)
 
     def response(self, flow: http.HTTPFlow) -> None:
         """Take note of how it ended."""
@@ -106,9 +118,6 @@ class Pages:
         if not flow.marked:
             flow.marked = noting.marker(record)
         flow.metadata.update(noting.words_finished(record))
-
-    def _limit(self) -> int:
-        return self._current.settings.web_max_flows or MAX_FLOWS
 
     def _forget(self, flow: Flow) -> None:
         self.store.forget(flow.id)

@@ -11,6 +11,7 @@ from mitmproxy.contentviews import Contentview, Metadata
 
 from sidestream.core.body import read_object
 from sidestream.core.usage import Meter
+from sidestream.mitm.engine.pages import look_at
 from sidestream.mitm.pages import writing
 from sidestream.mitm.pages.differences import difference
 from sidestream.mitm.pages.joining import join
@@ -44,6 +45,7 @@ class ChatView(Contentview):
         flow = metadata.flow
         if not isinstance(flow, http.HTTPFlow):
             raise ValueError("this is no request and no answer")  # noqa: TRY004 mitmproxy's word for it
+        look_at(flow)
         seen = self._store.get(flow.id)
         turns, is_answer = _asked(flow), metadata.http_message is flow.response
         answer = _answered(data, metadata.content_type) if is_answer else []
@@ -81,6 +83,7 @@ class DiffView(Contentview):
         seen = self._store.get(flow.id) if flow is not None else None
         if not isinstance(flow, http.HTTPFlow) or seen is None:
             raise ValueError("what the app sent is not known: no policy governs it, or it is too long ago")
+        look_at(flow)
         request = flow.request
         return writing.joined(
             difference(seen.before, request.method, request.url, header_values(request), request.raw_content or b"")
