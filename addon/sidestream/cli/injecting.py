@@ -3,17 +3,22 @@
 import argparse
 import re
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from sidestream.inject.annotations import overlaid
+from sidestream.inject.component import component
 from sidestream.inject.manifests import injected
-from sidestream.inject.options import Options
+from sidestream.inject.options import PREFIX, Options
+from sidestream.inject.problems import Refused
 from sidestream.inject.workloads import KINDS
 from sidestream.policy.syntax import NotYaml
 
 _EPILOG = """\
 examples:
   sidestream inject -f deployment.yaml | kubectl apply -f -
+  sidestream inject --component k8s/sidecar --default include-outbound-ports=80,8080
   kubectl get deployment sleep -o yaml | sidestream inject -f - | kubectl apply -f -
 """
 
@@ -31,7 +36,9 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     default = Options()
-    parser.add_argument("-f", "--filename", required=True, metavar="FILE", help="manifests; - for standard input")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("-f", "--filename", metavar="FILE", help="manifests; - for standard input")
+    what.add_argument("--component", metavar="DIR", help="write a kustomize component that injects, instead")
     parser.add_argument("-n", "--namespace", default="default", metavar="NAME", help="of manifests that name none")
     parser.add_argument("--image", default=default.image, help="of the sidecar; default: %(default)s")
     parser.add_argument("--init-image", default=default.init_image, metavar="IMAGE", help="default: %(default)s")
@@ -43,6 +50,14 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         help="Secret with the policies; default: %(default)s",
     )
     parser.add_argument("--intercept-tls", action="store_true", help="govern HTTPS clients too")
+    parser.add_argument(
+        "--default",
+        action="append",
+        default=[],
+        type=_default,
+        metavar="NAME=VALUE",
+        help="what is so where a pod has no annotation sidestream.dev/NAME, like log-level=debug; may be repeated",
+    )
     parser.add_argument(
         "--no-native-sidecar",
         dest="native_sidecar",
@@ -57,12 +72,17 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         metavar="NAME=VALUE",
         help="a variable of the sidecar; may be repeated",
     )
-    parser.set_defaults(run=_run)
+    parser.set_defaults(run=_run, parser=parser)
 
 
 def options_of(arguments: argparse.Namespace) -> Options:
-    """Return how to inject, as the command was asked to."""
-    return replace(
+    """
+    Return how to inject, as the command was asked to.
+
+    Raises:
+        Refused: a default makes no sense.
+    """
+    asked = replace(
         Options(),
         image=arguments.image,
         init_image=arguments.init_image,
@@ -72,13 +92,37 @@ def options_of(arguments: argparse.Namespace) -> Options:
         intercept_tls=arguments.intercept_tls,
         environment=dict(arguments.env),
     )
+    options, problems = overlaid(asked, dict(arguments.default))
+    if problems:
+        raise Refused(problems)
+    return options
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    try:
+        options = options_of(arguments)
+        if arguments.component is not None:
+            return _write(Path(arguments.component), component(options))
+    except Refused as e:
+        arguments.parser.error(str(e))
+    return _inject(arguments, options)
+
+
+def _write(folder: Path, files: Mapping[str, str]) -> int:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, text in files.items():
+            (folder / name).write_text(text, encoding="utf-8")
+    except OSError as e:
+        return _failed(str(folder), e.strerror or str(e))
+    return 0
+
+
+def _inject(arguments: argparse.Namespace, options: Options) -> int:
     name = "standard input" if arguments.filename == "-" else arguments.filename
     try:
         content = sys.stdin.buffer.read() if arguments.filename == "-" else Path(arguments.filename).read_bytes()
-        done = injected(content.decode("utf-8-sig"), options_of(arguments), arguments.namespace)
+        done = injected(content.decode("utf-8-sig"), options, arguments.namespace)
     except OSError as e:
         return _failed(name, e.strerror or str(e))
     except UnicodeDecodeError as e:
@@ -96,6 +140,13 @@ def _run(arguments: argparse.Namespace) -> int:
 def _failed(place: str, reason: str) -> int:
     print(f"{place}: {reason}", file=sys.stderr)
     return 1
+
+
+def _default(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"{text!r} is no NAME=VALUE")
+    return PREFIX + name, value
 
 
 def _variable(text: str) -> tuple[str, str]:

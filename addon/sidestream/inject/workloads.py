@@ -13,7 +13,7 @@ from sidestream.core.errors import cut
 
 _TEMPLATE = ("spec", "template")
 _APPS = frozenset({"apps", "extensions"})
-_POD_PATHS: dict[tuple[str, str], tuple[str, ...]] = {
+POD_PATHS: dict[tuple[str, str], tuple[str, ...]] = {
     ("", "Pod"): (),
     ("", "ReplicationController"): _TEMPLATE,
     **{(group, kind): _TEMPLATE for group in _APPS for kind in ("Deployment", "ReplicaSet", "DaemonSet")},
@@ -23,7 +23,7 @@ _POD_PATHS: dict[tuple[str, str], tuple[str, ...]] = {
 }
 """API group and kind → where its pod template is."""
 MAX_NESTED_LISTS = 10
-KINDS = tuple(dict.fromkeys(kind for _, kind in _POD_PATHS))
+KINDS = tuple(dict.fromkeys(kind for _, kind in POD_PATHS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ def pods_in(document: object, default_namespace: str, depth: int = MAX_NESTED_LI
             for found in pods_in(item, default_namespace, depth - 1):
                 yield PodOf(found.title, found.namespace, ("items", index, *found.path), found.pod)
         return
-    path = _POD_PATHS.get((group, str(kind)))
+    path = POD_PATHS.get((group, str(kind)))
     if path is None:
         return
     metadata = document.get("metadata")
