@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 
 from sidestream.core.errors import INTERNAL_ERROR, MAX_FOREIGN_TEXT
 from sidestream.core.exchange import AttemptRecord, Exchange
-from sidestream.core.planning import Plan, plan
+from sidestream.core.planning import Plan, plan, traced
 from sidestream.core.routing import Forward, PassThrough, Reject, decide
+from sidestream.core.tracing import SAMPLED, SpanContext, Trace
 from sidestream.core.usage import Meter
 from tests.core.builders import (
     CLIENT_KEY,
@@ -387,9 +388,9 @@ def test_every_attempt_is_recorded_in_order():
     record = exchange.finish(now=108.0)
 
     assert record.attempts == (
-        AttemptRecord("default/a.example", "m-1", None, "connect-failure", 5.0),
-        AttemptRecord("default/b.example", "m-2", 503, "server-error", 0.75),
-        AttemptRecord("default/c.example", "m-1", 200, None, 1.5),
+        AttemptRecord("default/a.example", "m-1", None, "connect-failure", 5.0, 0.0, "a.example", 443, "_OTHER"),
+        AttemptRecord("default/b.example", "m-2", 503, "server-error", 0.75, 5.25, "b.example", 443, "_OTHER"),
+        AttemptRecord("default/c.example", "m-1", 200, None, 1.5, 6.0, "c.example", 443, "_OTHER"),
     )
 
 
@@ -429,7 +430,43 @@ def test_an_attempt_under_way_ends_with_its_exchange():
 
     record = exchange.finish(now=104.0, error="client_disconnected")
 
-    assert record.attempts == (AttemptRecord("default/a.example", "m-1", None, "client_disconnected", 4.0),)
+    assert [(one.error, one.duration_seconds) for one in record.attempts] == [("client_disconnected", 4.0)]
+
+
+CLIENTS_SPAN = SpanContext("ab" * 16, "cd" * 8, SAMPLED)
+
+
+@pytest.mark.parametrize(
+    ("trace", "told"),
+    [
+        (Trace(None, None), (None, None, None)),
+        (Trace(CLIENTS_SPAN, None), ("ab" * 16, None, "cd" * 8)),
+        (Trace(CLIENTS_SPAN, CLIENTS_SPAN.below(7)), ("ab" * 16, "0000000000000007", "cd" * 8)),
+        (Trace(None, CLIENTS_SPAN), ("ab" * 16, "cd" * 8, None)),
+    ],
+    ids=["none", "the client's only", "both", "ours only"],
+)
+def test_a_record_says_where_it_stands_in_its_trace(trace, told):
+    exchange = begin()
+    exchange.trace = trace
+
+    record = exchange.finish(now=101.0)
+
+    assert (record.trace_id, record.span_id, record.parent_span_id) == told
+
+
+def test_every_attempt_has_its_own_span():
+    exchange = governed(STREAMING)
+    backend = make_backend(PROVIDER)
+    for number in (1, 2):
+        exchange.began_attempt(
+            backend, traced(plan(Forward(backend), STREAMING), CLIENTS_SPAN.below(number)), now=101.0
+        )
+        exchange.ended_attempt("reset", now=101.0)
+
+    record = exchange.finish(now=102.0)
+
+    assert [attempt.span_id[-1] for attempt in record.attempts] == ["1", "2"]
 
 
 def test_an_attempt_ends_once():

@@ -67,6 +67,7 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument(
         "--log-level", choices=LOG_LEVELS, help="which logs are told; default: $SIDESTREAM_LOG_LEVEL, or info"
     )
+    parser.add_argument("--otel", action="store_true", help="send spans and metrics over OTLP, as OTEL_* variables say")
     parser.add_argument("--web", action="store_true", help="show the traffic on mitmweb's pages, on loopback")
     parser.add_argument(
         "--fail-open", action="store_true", help="on a bug of ours, send the request where it was going (not: 500)"
@@ -129,7 +130,7 @@ def worker_arguments(options: argparse.Namespace, modes: list[str], report_to: i
         "--set": options.set,
         "--report-to": [str(report_to)],
     }
-    switches = {"--intercept-tls": options.intercept_tls, "--fail-open": options.fail_open}
+    switches = {"--intercept-tls": options.intercept_tls, "--otel": options.otel, "--fail-open": options.fail_open}
     given = [f"{flag}={value}" for flag, values in valued.items() for value in values if value]
     return ["run", *given, *(flag for flag, is_on in switches.items() if is_on)]
 
@@ -144,6 +145,7 @@ def _run_here(options: argparse.Namespace, modes: list[str]) -> int:
         "sidestream_log": options.log,
         "sidestream_labels": options.labels,
         "sidestream_intercept_tls": options.intercept_tls,
+        "sidestream_otel": options.otel,
         "sidestream_fail_open": options.fail_open,
         "sidestream_upstream_ca": options.upstream_ca,
         "sidestream_trust_dir": options.trust_dir,

@@ -3,13 +3,14 @@
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sidestream.cli.admin import ProcessAdmin
 from sidestream.cli.trusting import Trust
 from sidestream.core.exchange import Record
 from sidestream.core.snapshot import Snapshot
 from sidestream.mitm.addon import Sidestream
-from sidestream.mitm.runtime import OFF, Runtime, Settings, Sink, Watcher
+from sidestream.mitm.runtime import OFF, Inside, Runtime, Settings, Sink, Watcher
 from sidestream.sources.folder import Folder
 from sidestream.sources.watching import PolicyWatch
 from sidestream.telemetry.accesslog import AccessLog, Sampled, output_to
@@ -17,9 +18,13 @@ from sidestream.telemetry.background import InBackground
 from sidestream.telemetry.cost import Pricing
 from sidestream.telemetry.formats import JsonLine, text_line
 from sidestream.telemetry.metrics import Metrics
+from sidestream.telemetry.otel import check_installed
 from sidestream.telemetry.recent import Recent
 from sidestream.telemetry.redacting import Redactor
 from sidestream.upstream.calling import PooledUpstream
+
+if TYPE_CHECKING:
+    from sidestream.telemetry.otel.telemetry import Telemetry
 
 
 def make_addon() -> Sidestream:
@@ -29,11 +34,12 @@ def make_addon() -> Sidestream:
 
 def connect(settings: Settings) -> Runtime:
     """
-    Connect the addon to a folder of policies, a log of records, and the admin endpoint.
+    Connect the addon to a folder of policies, a log of records, the admin endpoint, and OpenTelemetry.
 
     Raises:
         PolicyError: the policy does not compile.
         CostError: costs are wanted, and there are no prices.
+        OtelError: OpenTelemetry is wanted, and is not installed, or told what makes no sense.
         OSError: a log can't be opened.
         ValueError: what is to be taken out of it is no pattern.
     """
@@ -51,20 +57,36 @@ def connect(settings: Settings) -> Runtime:
 
     if settings.trust_dir:
         watchers.append(Trust(Path(settings.trust_dir), Path(settings.confdir).expanduser(), settings.upstream_ca_pem))
+    pricing = Pricing() if settings.cost else None
+    metrics = Metrics(_Policy(source), lost, asm_names=settings.asm_names)
     if settings.admin != OFF:
-        metrics, recent = (
-            Metrics(_Policy(source), lost, asm_names=settings.asm_names),
-            Recent(),
-        )
-        sinks += [metrics, recent]
+        recent = Recent()
+        sinks.append(recent)
         watchers.append(ProcessAdmin(settings.admin, source, metrics, recent))
-    writer = InBackground(_Each(sinks, Pricing() if settings.cost else None))
+    telemetry = _telemetry(settings, metrics) if settings.otel else None
+    if telemetry is not None:
+        sinks.append(telemetry.sink)
+        watchers.append(_MetricsWatcher(metrics))
+    if settings.admin != OFF or telemetry is not None:
+        sinks.append(metrics)
+    writer = InBackground(_Each(sinks, pricing))  # last: what ends first at the end of the process was made last
 
     def close() -> None:
         upstream.close()
         writer.close()
+        if telemetry is not None:
+            telemetry.sink.end()
 
-    return Runtime(source, (writer,), upstream, close, watchers)
+    return Runtime(
+        source, (writer,), upstream, close, watchers, telemetry.begin_span if telemetry is not None else None
+    )
+
+
+def _telemetry(settings: Settings, metrics: Metrics) -> "Telemetry":
+    check_installed()
+    from sidestream.telemetry.otel.telemetry import Telemetry  # noqa: PLC0415 an extra
+
+    return Telemetry(collect=metrics.collect, redact=Redactor(settings.log_redact))
 
 
 def _format(settings: Settings) -> Callable[[Record], str]:
@@ -84,6 +106,20 @@ class _Each:
         record = self._pricing(record) if self._pricing is not None else record
         for sink in self._sinks:
             sink(record)
+
+
+class _MetricsWatcher:
+    """Lets metrics be read while the addon runs."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def open(self, inside: Inside) -> None:
+        """Read from `inside` from now on."""
+        self._metrics.watch(inside)
+
+    def close(self) -> None:
+        """Go on: the last words are still to be said."""
 
 
 class _Policy:

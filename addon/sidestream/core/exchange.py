@@ -5,7 +5,7 @@ Hooks come in any order and some never come; whatever they do, `finish` gives a 
 The times are the caller's: wall clock for when it began, a monotonic clock for how long it took.
 """
 
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 
 from sidestream.core.errors import cut
@@ -13,6 +13,7 @@ from sidestream.core.planning import Plan
 from sidestream.core.routing import Decision, Forward, Reject
 from sidestream.core.snapshot import Backend
 from sidestream.core.systems import system_of
+from sidestream.core.tracing import NO_TRACE, Trace
 from sidestream.core.usage import Meter, Usage
 
 
@@ -21,7 +22,8 @@ class AttemptRecord:
     """
     What is known of one attempt. `status`: of the provider's answer.
 
-    `error`: how it failed, a word of `retry.on`; ``None``: its answer is the client's.
+    `error`: how it failed, a word of `retry.on`; ``None``: its answer is the client's. `began_seconds`: after the
+    exchange did. `server_address` and those after it: as in a record.
     """
 
     provider: str
@@ -29,6 +31,11 @@ class AttemptRecord:
     status: int | None
     error: str | None
     duration_seconds: float
+    began_seconds: float = 0.0
+    server_address: str | None = None
+    server_port: int | None = None
+    provider_system: str | None = None
+    span_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +53,7 @@ class Record:
 
     It holds names, counts and times, never a body, a header or a key: redacted by
     construction. ``None``: not known, or not applicable. `content` is there only when an operator asked
-    for it, and is no field of the log's.
+    for it, and is no field of the log's; neither are `wall_time`, which is `time` in full, in seconds, and `trace`.
     """
 
     time: str
@@ -116,7 +123,7 @@ class Record:
     events_out: int | None
     """Events of a stream that the client was sent."""
     attempts: tuple[AttemptRecord, ...]
-    """Every request to a provider: `provider`, `sent_model`, `status`, `error` (how it failed), `duration_seconds`."""
+    """Every request to a provider; of its own: `error`, how it failed, and `began_seconds`, after the exchange did."""
     trace_id: str | None = None
     """The trace that the exchange is part of (W3C)."""
     span_id: str | None = None
@@ -124,15 +131,18 @@ class Record:
     parent_span_id: str | None = None
     """The client's own span."""
     content: Content | None = field(default=None, repr=False)
+    wall_time: float = 0.0
+    trace: Trace = field(default=NO_TRACE, repr=False)
 
     def as_dict(self) -> dict[str, object]:
         """Return the record as plain values, for JSON."""
         plain = {name: getattr(self, name) for name in _FIELDS}  # `asdict` copies every value, at five times the cost
-        plain["attempts"] = [asdict(attempt) for attempt in self.attempts]
+        plain["attempts"] = [{name: getattr(one, name) for name in _ATTEMPT_FIELDS} for one in self.attempts]
         return plain
 
 
-_FIELDS = tuple(part.name for part in fields(Record) if part.name != "content")
+_FIELDS = tuple(part.name for part in fields(Record) if part.name not in ("content", "wall_time", "trace"))
+_ATTEMPT_FIELDS = tuple(part.name for part in fields(AttemptRecord))
 
 
 class Exchange:
@@ -144,6 +154,7 @@ class Exchange:
         self.host = host
         self.decision: Decision | None = None
         self.plan: Plan | None = None
+        self.trace = NO_TRACE
         self.meter: Meter | None = None
         self.status: int | None = None
         self.bytes_in = 0
@@ -168,7 +179,7 @@ class Exchange:
         assert isinstance(self.decision, Forward), "only what is forwarded is attempted"
         self.decision = replace(self.decision, backend=backend)
         self.plan, self.meter, self.events_out = planned, None, None
-        self._attempt = _Attempt(backend.provider.name, planned.sent_model, now)
+        self._attempt = _Attempt(backend, planned, now)
 
     def attempt_answered(self, status: int, meter: Meter | None) -> None:
         """Take note of the head of the provider's answer, whose body `meter` will read."""
@@ -179,9 +190,7 @@ class Exchange:
         """Take note that the attempt under way is over. Without one, nothing is noted."""
         ended, self._attempt = self._attempt, None
         if ended is not None:
-            duration = round(now - ended.began, 6)
-            model = _foreign(ended.sent_model)
-            self._attempts.append(AttemptRecord(ended.provider, model, ended.status, error, duration))
+            self._attempts.append(ended.record(error, began=self._began, now=now))
 
     def answered(self, status: int, *, now: float) -> None:
         """Take note that the head of the client's answer is there."""
@@ -240,6 +249,8 @@ class Exchange:
         endpoint = planned.attempt.endpoint if planned else None
         usage, is_partial = _counted(meter)
         events = self.events_out or 0
+        trace = self.trace
+        in_trace = trace.own or trace.parent
         return Record(
             time=_rfc3339(self._wall_time),
             id=self.id,
@@ -275,7 +286,12 @@ class Exchange:
             bytes_out=self.bytes_out,
             events_out=self.events_out,
             attempts=tuple(self._attempts),
+            trace_id=in_trace.trace_id if in_trace is not None else None,
+            span_id=trace.own.span_id if trace.own is not None else None,
+            parent_span_id=trace.parent.span_id if trace.parent is not None else None,
             content=self.content,
+            wall_time=self._wall_time,
+            trace=trace,
         )
 
     def _has_all(self, meter: Meter) -> bool:
@@ -291,10 +307,25 @@ class Exchange:
 
 @dataclass(slots=True)
 class _Attempt:
-    provider: str
-    sent_model: str | None
+    backend: Backend
+    planned: Plan
     began: float
     status: int | None = None
+
+    def record(self, error: str | None, *, began: float, now: float) -> AttemptRecord:
+        provider, endpoint, span = self.backend.provider, self.planned.attempt.endpoint, self.planned.span
+        return AttemptRecord(
+            provider=provider.name,
+            sent_model=_foreign(self.planned.sent_model),
+            status=self.status,
+            error=error,
+            duration_seconds=round(now - self.began, 6),
+            began_seconds=round(self.began - began, 6),
+            server_address=endpoint.host,
+            server_port=endpoint.port,
+            provider_system=system_of(provider.host),
+            span_id=span.span_id if span is not None else None,
+        )
 
 
 def _rfc3339(wall_time: float) -> str:

@@ -5,7 +5,7 @@ Nothing here touches the request that came in; a plan says what the outgoing one
 key is part of it as a `Secret`, to be revealed only where the wire bytes are made.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from sidestream.core.body import Body, write_object
 from sidestream.core.errors import ClientError
@@ -13,6 +13,7 @@ from sidestream.core.operations import CHAT, OTHER, Operation, base_of, operatio
 from sidestream.core.routing import Forward, Reject, RequestView
 from sidestream.core.secret import CREDENTIAL_HEADERS, Secret
 from sidestream.core.snapshot import Endpoint, OpenAIConfig
+from sidestream.core.tracing import TRACEPARENT, TRACESTATE, SpanContext
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,7 @@ class Plan:
     What will be done for a forwarded request, and what the record says of it.
 
     `adds_usage`: a stream is asked to end with an event that tells its usage, which the client did not ask for.
+    `span`: the attempt's, which the provider is told.
     """
 
     operation: Operation
@@ -47,6 +49,7 @@ class Plan:
     sent_model: str | None
     stream: bool
     adds_usage: bool = False
+    span: SpanContext | None = None
 
 
 def plan(forward: Forward, request: RequestView) -> Plan | Reject:
@@ -82,6 +85,18 @@ def plan(forward: Forward, request: RequestView) -> Plan | Reject:
     sent_model = body.get("model")
     sent_model = sent_model if isinstance(sent_model, str) else None
     return Plan(operation, attempt, model, sent_model, _is_true(body, "stream"), adds_usage)
+
+
+def traced(planned: Plan, span: SpanContext) -> Plan:
+    """Return `planned` as an attempt whose span is `span`: the provider is told it, and not the client's."""
+    attempt = planned.attempt
+    told = ((TRACEPARENT, span.traceparent), *([(TRACESTATE, span.state)] if span.state else []))
+    attempt = replace(
+        attempt,
+        set_headers=(*attempt.set_headers, *told),
+        remove_headers=attempt.remove_headers | {TRACESTATE} - dict(told).keys(),
+    )
+    return replace(planned, attempt=attempt, span=span)
 
 
 def chat_body(body: Body, config: OpenAIConfig) -> Body:

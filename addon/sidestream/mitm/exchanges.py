@@ -5,6 +5,7 @@ State about a flow is kept here and not in `flow.metadata`, which is saved with 
 Nothing stays after the record.
 """
 
+import random
 import time
 from dataclasses import dataclass, field, replace
 
@@ -14,7 +15,7 @@ from sidestream.core.attempts import Attempts, Try
 from sidestream.core.calls import Call
 from sidestream.core.errors import Fault
 from sidestream.core.exchange import Exchange, Record
-from sidestream.core.planning import Plan, plan
+from sidestream.core.planning import Plan, plan, traced
 from sidestream.core.routing import Forward, RequestView
 from sidestream.core.snapshot import Snapshot
 from sidestream.mitm.apply import apply
@@ -48,6 +49,7 @@ class Sending:
             return self.planned
         planned = plan(replace(self.forward, backend=attempt.backend), self.view)
         assert isinstance(planned, Plan), "what could be sent to one backend can be sent to another"
+        planned = with_span(planned, self.exchange)
         apply(planned.attempt, self.flow)
         return planned
 
@@ -56,6 +58,14 @@ class Sending:
         call, self.call = self.call, None
         if call is not None:
             call.cancel()
+
+
+def with_span(planned: Plan, exchange: Exchange, *, is_attempt: bool = True) -> Plan:
+    """Return `planned` as a part of the trace of `exchange`, with a span of its own if it is recorded as an attempt."""
+    span = exchange.trace.own
+    if span is None:
+        return planned
+    return traced(planned, span.below(random.getrandbits(64)) if is_attempt else span)
 
 
 @dataclass(slots=True)

@@ -31,6 +31,7 @@ WEB_MAX_FLOWS = "sidestream_web_max_flows"
 ADMIN = "sidestream_admin"
 ASM_NAMES = "sidestream_asm_names"
 COST = "sidestream_cost"
+OTEL = "sidestream_otel"
 LOG_FORMAT = "sidestream_log_format"
 LOG_SAMPLE = "sidestream_log_sample"
 LOG_MAX_SIZE = "sidestream_log_max_size"
@@ -57,6 +58,7 @@ ALL = frozenset(
         ADMIN,
         ASM_NAMES,
         COST,
+        OTEL,
         LOG_FORMAT,
         LOG_SAMPLE,
         LOG_MAX_SIZE,
@@ -158,6 +160,12 @@ def declare(loader: Loader) -> None:
         _is_true(environment("SIDESTREAM_COST", "")),
         "Say what exchanges cost by public prices, as far as these are known (needs sidestream[cost]).",
     )
+    loader.add_option(
+        OTEL,
+        bool,
+        _is_true(environment("SIDESTREAM_OTEL", "")),
+        "Send spans and metrics over OTLP, as OTEL_* variables say, and continue traces (needs sidestream[otel]).",
+    )
 
     loader.add_option(
         LOG_FORMAT,
@@ -216,6 +224,7 @@ def read(options: Options) -> Settings:
         admin=_admin(options.sidestream_admin),
         asm_names=options.sidestream_asm_names,
         cost=options.sidestream_cost,
+        otel=options.sidestream_otel,
         log_format=_log_format(options.sidestream_log_format),
         log_sample=_share(options.sidestream_log_sample),
         log_max_bytes=_bytes(LOG_MAX_SIZE, options.sidestream_log_max_size, least=0),

@@ -28,7 +28,7 @@ from sidestream.mitm.apply import answer, apply
 from sidestream.mitm.current import Current
 from sidestream.mitm.engine.http import BODY_TOO_LARGE
 from sidestream.mitm.engine.http1 import TOO_LARGE
-from sidestream.mitm.exchanges import MAX_KEPT_BYTES, MAX_KEPT_MESSAGES, Exchanges, Open, Sending
+from sidestream.mitm.exchanges import MAX_KEPT_BYTES, MAX_KEPT_MESSAGES, Exchanges, Open, Sending, with_span
 from sidestream.mitm.view import (
     head_bytes,
     header_values,
@@ -89,6 +89,7 @@ class RequestHooks:
             is_full = len(self._exchanges) >= self._current.settings.max_exchanges
             opened = self._exchanges.begin(flow, snapshot, governed[0], header_values(flow.request))
             self._governed.add(flow)
+            opened.exchange.trace = self._current.trace(opened.headers)
             if self._current.settings.fail_open:
                 opened.original = flow.request.copy()
             if is_full:
@@ -165,6 +166,8 @@ class RequestHooks:
             forward = replace(forward, backend=first.backend)
             planned = plan(forward, view)
             assert isinstance(planned, Plan), "what could be sent to one backend can be sent to another"
+        # An upgrade goes mitmproxy's own way, which records no attempts.
+        planned = with_span(planned, opened.exchange, is_attempt="upgrade" not in flow.request.headers)
         opened.exchange.decision, opened.exchange.plan = forward, planned
         opened.sending = Sending(opened.exchange, flow, view, forward, attempts, first, planned)
         apply(planned.attempt, flow)

@@ -11,6 +11,7 @@ from typing import Protocol
 from sidestream.core.calls import Upstream
 from sidestream.core.exchange import Record
 from sidestream.core.snapshot import Labels, Snapshot
+from sidestream.core.tracing import BeginSpan
 
 OFF = "off"
 AUTOMATIC = "auto"
@@ -75,7 +76,7 @@ class Settings:
 
     `max_body_bytes`: of a request that is held, `max_head_bytes`: of any request that is read, `max_exchanges`: under
     way at a time. `max_connections`, `web_max_flows`: 0 for no limit. `admin`: HOST:PORT of the admin endpoint, or a
-    word.
+    word. `otel`: spans and metrics go to OpenTelemetry's collector.
 
     `log`: files, or ``-``, parted by commas. `log_sample`: the share of records that is written, besides failures.
     `log_max_bytes`: how large a file may become before it is rotated, 0 for any; `log_keep`: rotated files.
@@ -98,6 +99,7 @@ class Settings:
     admin: str = OFF
     asm_names: bool = False
     cost: bool = False
+    otel: bool = False
     log_format: str = "json"
     log_sample: float = 1.0
     log_max_bytes: int = 0
@@ -108,13 +110,18 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """Everything that the addon is connected to. `close` gives up what another runtime does not need."""
+    """
+    Everything that the addon is connected to. `close` gives up what another runtime does not need.
+
+    `begin_span`: what makes an exchange part of a trace; ``None``: nobody traces.
+    """
 
     source: PolicySource
     sinks: Sequence[Sink]
     upstream: Upstream
     close: Callable[[], None] = lambda: None
     watchers: Sequence[Watcher] = ()
+    begin_span: BeginSpan | None = None
 
 
 type Connect = Callable[[Settings], Runtime]

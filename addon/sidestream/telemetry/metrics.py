@@ -8,7 +8,7 @@ somebody scrapes. Labels are from closed sets (see `names`).
 Source: OpenTelemetry semantic conventions, "Generative AI metrics" (names, buckets).
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics, generate_latest
@@ -154,6 +154,10 @@ class Metrics:
     def watch(self, watched: Watched) -> None:
         """Read from `watched` whenever somebody scrapes."""
         self._read.watched = watched
+
+    def collect(self) -> Iterable[Metric]:
+        """Return all metrics."""
+        return self._registry.collect()
 
     def exposition(self) -> bytes:
         """Return all metrics in Prometheus' text format."""

@@ -1,0 +1,55 @@
+"""The spans of exchanges that begin: which trace they are in, and whether anybody keeps them."""
+
+import random
+from dataclasses import replace
+
+from opentelemetry.context import Context
+from opentelemetry.sdk.resources import (
+    SERVICE_INSTANCE_ID,
+    SERVICE_NAME,
+    SERVICE_VERSION,
+    OTELResourceDetector,
+    Resource,
+)
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.sampling import Decision, Sampler
+from opentelemetry.trace import NonRecordingSpan, TraceFlags, set_span_in_context
+from opentelemetry.trace import SpanContext as SdkSpanContext
+
+from sidestream.core.tracing import RANDOM, SAMPLED, SpanContext
+
+SPAN_NAME = "exchange"
+"""What samplers are told; the span is named when more is known."""
+
+
+class Sampling:
+    """Begins spans (a `core.tracing.BeginSpan`)."""
+
+    def __init__(self, sampler: Sampler) -> None:
+        self._sampler = sampler
+
+    def __call__(self, parent: SpanContext | None) -> SpanContext:
+        """Return the span of an exchange whose client's is `parent`."""
+        above = parent or SpanContext(f"{random.getrandbits(128) or 1:032x}", "", RANDOM)
+        context = _context_of(parent) if parent is not None else None
+        decided = self._sampler.should_sample(context, int(above.trace_id, 16), SPAN_NAME).decision
+        flag = SAMPLED if decided is Decision.RECORD_AND_SAMPLE else 0
+        own = replace(above, flags=above.flags & RANDOM | flag)
+        return own.below(random.getrandbits(64))
+
+
+def _context_of(parent: SpanContext) -> Context:
+    flags = TraceFlags(parent.flags)
+    span = SdkSpanContext(int(parent.trace_id, 16), int(parent.span_id, 16), is_remote=True, trace_flags=flags)
+    return set_span_in_context(NonRecordingSpan(span), Context())
+
+
+def usual_sampler(resource: Resource) -> Sampler:
+    """Return the sampler that `OTEL_TRACES_SAMPLER` names."""
+    return TracerProvider(resource=resource, shutdown_on_exit=False).sampler
+
+
+def resource_of(version: str, instance: str) -> Resource:
+    """Return who we are: what the environment says, and the rest besides. `instance`: this process, and no other."""
+    ours = {SERVICE_NAME: "sidestream", SERVICE_VERSION: version, SERVICE_INSTANCE_ID: instance}
+    return Resource.create(ours | dict(OTELResourceDetector().detect().attributes))
