@@ -69,6 +69,14 @@ bench-telemetry: setup ## measure what records, metrics and costs take of a call
 	@.make/bench
 	@PYTHONPATH=addon .venv-bench/bin/python -m tests.bench --only sidestream,telling,silent --workloads chat $(ARGS)
 
+.PHONY: dashboard-picture
+dashboard-picture: setup ## draw the dashboard of a busy proxy under a real Prometheus; fail if a panel is empty (Linux, root)
+	@.make/system-packages
+	@.make/venv .venv-bench .locks/bench.txt
+	@seen=$$(mktemp) && $(PYTHON) -m tests.dashboard $$seen $(ARGS) && \
+	.venv-bench/bin/python -m tests.dashboard.drawing $$seen k8s/observability/dashboard.png; \
+	status=$$?; rm -f $$seen; exit $$status
+
 .PHONY: bench-clients
 bench-clients: setup ## measure HTTP clients that could call the providers
 	@.make/venv .venv-bench .locks/bench.txt
