@@ -28,6 +28,9 @@ BIN = Path(sys.executable).parent
 
 DASHSCOPE_KEY = "sk-marker-dashscope-4f1c9a"
 MOONSHOT_KEY = "sk-marker-moonshot-77b2e0"
+WAIT_SECONDS = 30.0
+"""How long to wait for what comes at once, unless the machine has much else to do."""
+
 ENVIRONMENT = {"DASHSCOPE_API_KEY": DASHSCOPE_KEY, "MOONSHOT_API_KEY": MOONSHOT_KEY}
 
 
@@ -135,10 +138,12 @@ class Proxy:
 
         return wait_for(own_number)
 
-    def wait_for_record(self, predicate: Callable[[dict], bool] = lambda _: True, timeout: float = 10.0) -> dict:
+    def wait_for_record(
+        self, predicate: Callable[[dict], bool] = lambda _: True, timeout: float = WAIT_SECONDS
+    ) -> dict:
         return wait_for(lambda: next((record for record in self.records if predicate(record)), None), timeout)
 
-    def wait_for_said(self, text: str, timeout: float = 10.0) -> None:
+    def wait_for_said(self, text: str, timeout: float = WAIT_SECONDS) -> None:
         wait_for(lambda: text in self.said, timeout)
 
     def stop(self) -> int:
@@ -147,7 +152,7 @@ class Proxy:
         return self.process.wait(20)
 
 
-def wait_for[T](look: Callable[[], T | None], timeout: float = 10.0) -> T:
+def wait_for[T](look: Callable[[], T | None], timeout: float = WAIT_SECONDS) -> T:
     """Look until there is something true, and return it."""
     deadline = time.monotonic() + timeout
     while not (found := look()):
@@ -181,7 +186,7 @@ def started(
         )
     proxy = Proxy(process, port, log, output)
     try:
-        wait_for(lambda: process.poll() is not None or listens(port), 30)
+        wait_for(lambda: process.poll() is not None or listens(port), 60)
         if process.poll() is not None:
             raise RuntimeError(f"the proxy did not start: {proxy.said}")
         yield proxy

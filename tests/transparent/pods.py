@@ -144,7 +144,7 @@ def outside() -> Iterator[Outside]:
             provider("api.moonshot.cn", MOONSHOT, "moonshot", MOONSHOT_KEY),
         )
         for listens in waiting:
-            wait_for(listens, 30)
+            wait_for(listens, 60)
         yield made
 
 
@@ -266,7 +266,7 @@ def pod(outside: Outside, *redirect: str, run: tuple[str, ...] = (), may_complai
         output = folder / "said.txt"
         process = stack.enter_context(_running(inside, output, {**ENVIRONMENT, "HOME": str(home)}))
         for own in ("127.0.0.1", "::1"):
-            wait_for(lambda own=own: _listens(process, own, PROXY_PORT), 30)
+            wait_for(lambda own=own: _listens(process, own, PROXY_PORT), 60)
         proxy = Proxy(process, PROXY_PORT, log, output)
         ca_file = home / ".mitmproxy" / "mitmproxy-ca-cert.pem"
         made = Pod(namespace, address, policies, proxy, ca_file, open_files(process))

@@ -28,7 +28,7 @@ from sidestream.demo.received import Received, read_journal
 from sidestream.demo.standin import StandIn, running
 
 PROXY_UID = 1337
-START_SECONDS = 20.0
+START_SECONDS = 60.0
 
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
 
