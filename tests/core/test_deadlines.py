@@ -71,6 +71,7 @@ def test_while_the_client_does_not_read_only_the_exchange_has_a_deadline(phase):
 
     deadlines.pause()
 
+    assert deadlines.is_paused
     assert deadlines.next == LAST
     assert deadlines.missed(LAST - 0.01) is None
     assert deadlines.missed(LAST) is not None
@@ -82,6 +83,7 @@ def test_after_a_pause_the_provider_has_all_its_time():
 
     deadlines.resume(150.0)
 
+    assert not deadlines.is_paused
     assert deadlines.next == 153.0
     assert deadlines.missed(152.9) is None
     assert deadlines.missed(153.0) == Failure("timeout", "the answer stalled for 3 s")

@@ -15,7 +15,7 @@ from sidestream.core.operations import CHAT
 from sidestream.core.planning import Attempt, Plan
 from sidestream.core.routing import Forward
 from sidestream.core.secret import Secret
-from sidestream.core.snapshot import Backend, OpenAIConfig, Provider, Rule, Timeouts
+from sidestream.core.snapshot import Backend, OpenAIConfig, OutlierDetection, Provider, Rule, Timeouts
 from sidestream.upstream.calling import PooledUpstream
 from tests.upstream.provider import OK, serving, until
 
@@ -27,7 +27,12 @@ class Client:
 
     def __init__(self, endpoint, *, method=b"POST", only_unsent=False, **timeouts):
         provider = Provider(
-            "default/provider", "provider.test", endpoint, "/v1/chat/completions", OpenAIConfig(key=KEY)
+            "default/provider",
+            "provider.test",
+            endpoint,
+            "/v1/chat/completions",
+            OpenAIConfig(key=KEY),
+            outlier_detection=OutlierDetection(consecutive_errors=1),
         )
         backend = Backend(provider, provider.config)
         rule = Rule("only", (), (backend,), timeouts=Timeouts(**timeouts))
@@ -35,7 +40,8 @@ class Client:
         now = time.monotonic()
         self.exchange = Exchange("1", "127.0.0.1:1", "provider.test", wall_time=0, now=now)
         self.exchange.decision = forward
-        self.attempts = Attempts(forward, Health(), now=now, only_unsent=only_unsent)
+        self.health = Health()
+        self.attempts = Attempts(forward, self.health, now=now, only_unsent=only_unsent)
         self.method = method
         self.first = self.attempts.first(now=now, draw=0)
         self.planned = Plan(CHAT, Attempt(endpoint, "/v1/chat/completions", key=KEY), "m", "m", stream=False)
@@ -57,7 +63,8 @@ class Client:
                 self.parts.append(part)
 
     async def relief(self):
-        raise AssertionError("it is never congested")
+        assert self.is_congested
+        await asyncio.Event().wait()
 
     @property
     def attempts_made(self):
@@ -161,6 +168,22 @@ async def test_an_answer_without_a_body_is_whole(upstream, authority, certificat
 
     assert (head.length, end) == (length, End.END)
     assert client.attempts_made == [(int(answer[:3]), None)]
+
+
+@pytest.mark.parametrize("is_slow", [True, False])
+async def test_a_client_that_does_not_read_ejects_no_provider(upstream, authority, certificate, is_slow):
+    async def talk(reader, writer):
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf")
+        await reader.read()
+
+    async with serving(authority, certificate, talk) as provider:
+        client = Client(provider.endpoint(), request_seconds=0.3)
+        client.is_congested = is_slow
+
+        assert (await call(upstream, client))[-1].fault == "provider_timeout"
+
+    assert client.health.outliers.ejections == (0 if is_slow else 1)
 
 
 async def test_whoever_gives_up_is_told_nothing_and_the_connection_is_closed(upstream, authority, certificate):

@@ -42,6 +42,11 @@ class Deadlines:
         self._paused, self._heard = False, now
 
     @property
+    def is_paused(self) -> bool:
+        """Tell whether it is the client that is waited for."""
+        return self._paused
+
+    @property
     def next(self) -> float:
         """When to look again, if nothing happens."""
         return self._last if self._paused else min(self._last, self._heard + self._allowed())

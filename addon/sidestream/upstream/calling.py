@@ -108,6 +108,8 @@ class _Attempt:
             exchange.ended_attempt(flaw.kind if flaw is not None else None, now=now)
             await self._finish()
             return None
+        if self._deadlines.is_paused:
+            attempts.abandoned()  # the client was too slow, which says nothing about a provider
         following = attempts.failed(failure, now=now, draw=random.random())  # noqa: S311 it spreads load
         exchange.ended_attempt(failure.kind, now=now)
         if following is None:

@@ -18,7 +18,7 @@ from sidestream.core.secret import Secret
 from sidestream.core.snapshot import Endpoint, OpenAIConfig, Provider, Snapshot
 from sidestream.mitm.current import Current
 from sidestream.mitm.engine import http as engine
-from sidestream.mitm.engine.http import BODY_TOO_LARGE, GovernedHttpLayer, GovernedHttpStream
+from sidestream.mitm.engine.http import BEYOND_MAX_BODY, GovernedHttpLayer, GovernedHttpStream
 from sidestream.mitm.requests import RequestHooks
 from sidestream.mitm.runtime import Runtime, Settings
 from tests.mitm.driver import Drive, FakeHandler, FakeUpstream, finish
@@ -478,7 +478,7 @@ def test_a_body_that_is_too_large_is_refused(drive, upstream, said):
     assert drive.sent[drive.client].count(b"HTTP/1.1 ") == 1
     assert upstream.outgoing == []
     assert [(record.status, record.error) for record in drive.records] == [(413, "body_too_large")]
-    assert drive.flows[0].error.msg == BODY_TOO_LARGE
+    assert json.loads(body)["error"]["message"] == drive.flows[0].error.msg == BEYOND_MAX_BODY
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,8 @@ endpoints: WeakKeyDictionary[Server, Endpoint] = WeakKeyDictionary()
 
 
 BODY_TOO_LARGE = "Request body exceeds mitmproxy's body_size_limit."
-"""What mitmproxy says of a request that is longer than its option allows; it is said of ours, too."""
+"""What mitmproxy says of a request that is longer than its option allows."""
+BEYOND_MAX_BODY = "the request's body is larger than sidestream_max_body allows"
 
 
 class Governor(Protocol):
@@ -129,9 +130,10 @@ class GovernedHttpStream(HttpStream):
             # As mitmproxy does it for its own option, which would also cut what is none of ours.
             if not self.request_body_buf:
                 yield HttpRequestHeadersHook(self.flow)
-            self.flow.error = flows.Error(BODY_TOO_LARGE)
+            self.flow.error = flows.Error(BEYOND_MAX_BODY)
+            self.governor.note_fault(self.flow, "body_too_large")
             yield HttpErrorHook(self.flow)
-            too_large = ResponseProtocolError(self.stream_id, BODY_TOO_LARGE, ErrorCode.REQUEST_TOO_LARGE)
+            too_large = ResponseProtocolError(self.stream_id, BEYOND_MAX_BODY, ErrorCode.REQUEST_TOO_LARGE)
             yield SendHttp(too_large, self.context.client)
             self.client_state = self.state_errored
             self.flow.live = False
