@@ -25,8 +25,13 @@ HEAD = {":method": "POST", ":scheme": "https", ":path": "/v1/chat/completions", 
 PIECE_BYTES = 32 * 1024
 FLOOD_BYTES = 200 * 1024 * 1024
 """How much a provider would send to a client that took it."""
-MOST_ON_THE_WAY = 16 * 1024 * 1024
-"""How much of it may be anywhere between the two, in bytes: most of it in the buffers of the proxy's two sockets."""
+MOST_ON_THE_WAY = 48 * 1024 * 1024
+"""
+How much of it may be anywhere between the two, in bytes: most of it in the buffers of the proxy's two sockets, of which
+the kernel lets one grow to 32 MB where the machine is busy.
+"""
+MOST_GROWN = 16 * 1024 * 1024
+"""How much larger the proxy may be meanwhile, in bytes."""
 SOCKET_BYTES = 64 * 1024
 """How much the sockets of the two ends hold, about; the kernel would let them grow to megabytes."""
 QUIET_SECONDS = 2.0
@@ -286,10 +291,10 @@ def test_a_client_that_does_not_read_holds_up_the_provider(proxy, proxy_ca, prov
         client.read(1_000_000)
         wait_for(lambda: time.monotonic() - provider.sent_at > QUIET_SECONDS, timeout=60)
         on_the_way, grown = provider.sent, resident_bytes(proxy) - before
-        client.read(2 * MOST_ON_THE_WAY)  # what it did not read in time was no timeout
+        client.read(on_the_way)  # what it did not read in time was no timeout
         client.socket.close()
         assert provider.left.get(timeout=TIMEOUT_SECONDS) == f"{name}.leave.test"
 
     assert on_the_way < MOST_ON_THE_WAY
-    assert grown < MOST_ON_THE_WAY
+    assert grown < MOST_GROWN
     assert [record["error"] for record in records] == ["client_disconnected"]
