@@ -40,15 +40,22 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     what.add_argument("-f", "--filename", metavar="FILE", help="manifests; - for standard input")
     what.add_argument("--component", metavar="DIR", help="write a kustomize component that injects, instead")
     parser.add_argument("-n", "--namespace", default="default", metavar="NAME", help="of manifests that name none")
-    parser.add_argument("--image", default=default.image, help="of the sidecar; default: %(default)s")
-    parser.add_argument("--init-image", default=default.init_image, metavar="IMAGE", help="default: %(default)s")
-    parser.add_argument("--image-pull-policy", choices=("Always", "IfNotPresent", "Never"))
     parser.add_argument(
         "--policy-secret",
         default=default.policy_secret,
         metavar="NAME",
         help="Secret with the policies; default: %(default)s",
     )
+    add_options(parser)
+    parser.set_defaults(run=_run, parser=parser)
+
+
+def add_options(parser: "argparse._ActionsContainer") -> None:
+    """Add what `options_of` reads, all but the name of the Secret, which not everybody chooses."""
+    default = Options()
+    parser.add_argument("--image", default=default.image, help="of the sidecar; default: %(default)s")
+    parser.add_argument("--init-image", default=default.init_image, metavar="IMAGE", help="default: %(default)s")
+    parser.add_argument("--image-pull-policy", choices=("Always", "IfNotPresent", "Never"))
     parser.add_argument("--intercept-tls", action="store_true", help="govern HTTPS clients too")
     parser.add_argument(
         "--default",
@@ -72,7 +79,6 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         metavar="NAME=VALUE",
         help="a variable of the sidecar; may be repeated",
     )
-    parser.set_defaults(run=_run, parser=parser)
 
 
 def options_of(arguments: argparse.Namespace) -> Options:
@@ -87,7 +93,7 @@ def options_of(arguments: argparse.Namespace) -> Options:
         image=arguments.image,
         init_image=arguments.init_image,
         image_pull_policy=arguments.image_pull_policy,
-        policy_secret=arguments.policy_secret,
+        policy_secret=getattr(arguments, "policy_secret", Options().policy_secret),
         native_sidecar=arguments.native_sidecar,
         intercept_tls=arguments.intercept_tls,
         environment=dict(arguments.env),

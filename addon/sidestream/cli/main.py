@@ -10,7 +10,7 @@ import io
 import sys
 from collections.abc import Sequence
 
-from sidestream.cli import checking, demonstrating, explaining, injecting, running, watching
+from sidestream.cli import checking, controlling, demonstrating, explaining, injecting, running, watching
 
 GOOD, PROBLEMS = 0, 1
 
@@ -37,7 +37,7 @@ def make_parser() -> argparse.ArgumentParser:
         prog="sidestream", description="Govern the LLM traffic of programs that do not know it is there."
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (running, demonstrating, checking, explaining, injecting, watching):
+    for module in (running, demonstrating, checking, explaining, injecting, watching, controlling):
         module.add_commands(commands)
     return parser
 

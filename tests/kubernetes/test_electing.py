@@ -1,0 +1,108 @@
+import contextlib
+import threading
+
+import pytest
+
+from sidestream.control.electing import Electing, Timing
+from tests.control.cluster import keyed
+from tests.kubernetes.clusters import api_of, controlling
+
+FAST = Timing(lease=1.0, deadline=0.5, retry=0.05)
+LEASE = ("sidestream-system", "sidestream-controller")
+
+
+class Replica:
+    """One that stands for election. `was`: what it was told, in order."""
+
+    def __init__(self, server, identity: str) -> None:
+        self.was: list[bool] = []
+        self.electing = Electing(api_of(server), LEASE, identity, self.was.append, FAST)
+        self.electing.start()
+
+    @property
+    def leads(self) -> bool:
+        return self.electing.leads
+
+
+@pytest.fixture
+def replica(server):
+    with contextlib.ExitStack() as stack:
+
+        def start(identity: str) -> Replica:
+            replica = Replica(server, identity)
+            stack.callback(replica.electing.stop)
+            return replica
+
+        yield start
+
+
+def held_by(server) -> str:
+    return (server.get("Lease", LEASE[1], LEASE[0]) or {"spec": {}})["spec"].get("holderIdentity", "")
+
+
+def test_of_two_replicas_one_leads(server, replica):
+    replicas = [replica("one"), replica("two")]
+    server.wait(lambda: sum(one.leads for one in replicas) == 1)
+    renewals = server.count("update", "leases")
+    server.wait(lambda: server.count("update", "leases") > renewals + 3)
+
+    assert sum(one.leads for one in replicas) == 1
+    assert sorted(one.was for one in replicas) == [[], [True]]
+
+
+def test_a_leader_that_stops_hands_over_at_once(server, replica):
+    first = replica("one")
+    server.wait(lambda: first.leads)
+    second = replica("two")
+
+    first.electing.stop()
+    server.wait(lambda: second.leads, seconds=FAST.lease)
+
+    assert first.was == [True, False]
+    assert held_by(server) == "two"
+
+
+def test_a_leader_that_is_cut_off_stops_before_another_one_starts(server, replica, monkeypatch):
+    order = []
+    first = replica("one")
+    server.wait(lambda: first.leads)
+    second = replica("two")
+    first.electing._tell = lambda leads: order.append(("one", leads))
+    second.electing._tell = lambda leads: order.append(("two", leads))
+    first.electing._api._host = "http://127.0.0.1:9"  # nobody is there
+
+    server.wait(lambda: second.leads)
+
+    assert order == [("one", False), ("two", True)]
+
+
+def test_a_conflict_is_no_lead(server, replica):
+    server.faults.conflicts = 3
+    one = replica("one")
+    server.wait(lambda: one.leads)
+    renewals = server.count("update", "leases")
+    server.wait(lambda: server.count("update", "leases") > renewals + 4)
+    server.wait(lambda: one.leads)
+
+
+def test_control_planes_that_hand_over_leave_nothing_undone(server):
+    with controlling(server, leads=False) as one, controlling(server, leads=False) as two:
+        first = Electing(api_of(server), LEASE, "one", lambda leads: one.lead(leads=leads), FAST)
+        first.start()
+        server.wait(lambda: first.leads)
+        second = Electing(api_of(server), LEASE, "two", lambda leads: two.lead(leads=leads), FAST)
+        second.start()
+        stopping = threading.Thread(target=first.stop)
+        for number in range(10):
+            server.apply(keyed(f"p{number}.example", f"apiKey: sk-{number}", name=f"p{number}"))
+            if number == 4:
+                stopping.start()
+        server.wait(lambda: len(server.files()) == 20)
+        server.wait(
+            lambda: all(
+                server.condition("LLMProvider", f"p{number}", "Programmed").get("status") == "True"
+                for number in range(10)
+            )
+        )
+        stopping.join()
+        second.stop()

@@ -1,0 +1,97 @@
+"""The controller as a process, on the stand-in: two replicas, as the manifests run them."""
+
+import base64
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.control.cluster import keyed
+from tests.kubernetes.apiserver import asked
+from tests.kubernetes.test_webhooks import POD, SERVICE, install, trusted
+
+COMMAND = str(Path(sys.executable).parent / "sidestream")
+
+
+@pytest.fixture
+def kubeconfig(server, tmp_path):
+    path = tmp_path / "config"
+    path.write_text(
+        f"apiVersion: v1\nkind: Config\nclusters: [{{name: c, cluster: {{server: '{server.url}'}}}}]\n"
+        "contexts: [{name: c, context: {cluster: c, user: u}}]\ncurrent-context: c\n"
+        "users: [{name: u, user: {token: t}}]\n"
+    )
+    return path
+
+
+@contextlib.contextmanager
+def replica(kubeconfig: Path, name: str, *arguments: str):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [COMMAND, "controller", f"--kubeconfig={kubeconfig}", f"--port={port}", "--host=127.0.0.1", "--drain=0"]
+    log = kubeconfig.with_name(f"{name}.log")
+    with log.open("w") as stderr:
+        process = subprocess.Popen(
+            [*command, *arguments],
+            stderr=stderr,
+            env={**os.environ, "POD_NAME": name, "POD_NAMESPACE": "sidestream-system"},
+        )
+        process.log, process.address = log, f"https://127.0.0.1:{port}"
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.wait()
+
+
+def says(process, text: str) -> bool:
+    assert process.poll() is None, process.log.read_text()
+    return text in process.log.read_text()
+
+
+def test_two_replicas_serve_and_one_writes(server, kubeconfig):
+    install(server)
+    server.apply(keyed(key="apiKey: sk-a"))
+    with replica(kubeconfig, "one") as one, replica(kubeconfig, "two", "--image=mirror/sidestream:1") as two:
+        server.wait(lambda: says(one, "webhooks are served") and says(two, "webhooks are served"), seconds=30)
+        server.wait(lambda: server.condition("LLMProvider", "alpha", "Programmed").get("status") == "True")
+        holder = server.get("Lease", "sidestream-controller", "sidestream-system")["spec"]["holderIdentity"]
+        leader = one if holder.startswith("one") else two
+        review = {
+            "apiVersion": "admission.k8s.io/v1",
+            "kind": "AdmissionReview",
+            "request": {"uid": "1", "object": POD},
+        }
+        pem = ca_of(server)
+        answers = [asked(process.address, SERVICE | {"path": "/inject"}, pem, review) for process in (one, two)]
+
+        leader.send_signal(signal.SIGTERM)
+        status = leader.wait(timeout=20)
+        server.apply(keyed("b.example", "apiKey: sk-b", name="beta"))
+        server.wait(lambda: server.condition("LLMProvider", "beta", "Programmed").get("status") == "True")
+
+    assert [answer["response"]["allowed"] for answer in answers] == [True, True]
+    assert status == 0
+    assert server.count("create", "secrets") in (2, 3)  # the bundle, and the certificate, which both may have tried
+    assert "sk-a" not in one.log.read_text() + two.log.read_text()
+    patches = [base64.b64decode(answer["response"]["patch"]).decode() for answer in answers]
+    assert ["mirror/sidestream:1" in patch for patch in patches] == [False, True]
+
+
+def ca_of(server) -> str:
+    return base64.b64decode(trusted(server)).decode()
+
+
+def test_without_a_cluster_it_says_so_and_ends(tmp_path):
+    ended = subprocess.run(
+        [COMMAND, "controller", f"--kubeconfig={tmp_path / 'nothing'}"], capture_output=True, text=True, timeout=60
+    )
+
+    assert ended.returncode == 1
+    assert "no cluster is configured" in ended.stderr
