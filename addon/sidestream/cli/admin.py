@@ -4,6 +4,7 @@ import contextlib
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from sidestream.core.showing import shown
 from sidestream.mitm.runtime import AUTOMATIC, OFF, Inside
@@ -26,7 +27,7 @@ def endpoint_at(given: str, pages: Pages) -> AdminEndpoint:
 class ProcessAdmin:
     """The admin endpoint of one process, at the address that was `given`."""
 
-    def __init__(self, given: str, source: PolicyWatch, metrics: Metrics, recent: Recent) -> None:
+    def __init__(self, given: str, source: PolicyWatch[Any], metrics: Metrics, recent: Recent) -> None:
         self._source = source
         self._metrics = metrics
         self._recent = recent

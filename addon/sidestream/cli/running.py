@@ -1,6 +1,7 @@
 """`sidestream run`: the proxy."""
 
 import argparse
+import importlib.util
 import logging
 import os
 import socket
@@ -37,7 +38,12 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--policies", required=True, metavar="DIR", help="folder (or file) of policies, watched")
+    policies = parser.add_mutually_exclusive_group(required=True)
+    policies.add_argument("--policies", metavar="DIR", help="folder (or file) of policies, watched")
+    policies.add_argument(
+        "--kubernetes", action="store_true", help="watch a namespace of the cluster instead (not with a control plane)"
+    )
+    parser.add_argument("--namespace", metavar="NS", help="which; default: that of the pod this runs in")
     parser.add_argument("--mode", action="append", metavar="MODE", help="how connections arrive; may be repeated")
     parser.add_argument(
         "--listen",
@@ -87,6 +93,7 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def _run(options: argparse.Namespace) -> int:
+    _take_cluster(options)
     try:
         modes = listening_modes(options.mode or ["regular"], options.listen)
         if options.workers > 1:
@@ -113,6 +120,16 @@ def _run(options: argparse.Namespace) -> int:
         except ValueError as e:
             print(e, file=sys.stderr)
             return 1
+
+
+def _take_cluster(options: argparse.Namespace) -> None:
+    """Take the policies from the cluster, if that is asked for."""
+    if options.namespace and not options.kubernetes:
+        options.parser.error("--namespace is one of a cluster: it goes with --kubernetes")
+    if options.kubernetes:
+        if importlib.util.find_spec("kubernetes") is None:
+            options.parser.error("--kubernetes needs the Kubernetes client: pip install 'sidestream[kubernetes]'")
+        options.policies = f"kubernetes:{options.namespace or ''}"
 
 
 def worker_arguments(options: argparse.Namespace, modes: list[str], report_to: int, admin: str | None) -> list[str]:

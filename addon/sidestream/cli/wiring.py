@@ -1,17 +1,16 @@
 """Connects the adapters, which do not know each other."""
 
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sidestream.cli.admin import ProcessAdmin
+from sidestream.cli.sourcing import policy_of
 from sidestream.cli.trusting import Trust
 from sidestream.core.exchange import Record
 from sidestream.core.snapshot import Snapshot
 from sidestream.mitm.addon import Sidestream
 from sidestream.mitm.runtime import OFF, Inside, Runtime, Settings, Sink, Watcher
-from sidestream.sources.folder import Folder
 from sidestream.sources.watching import PolicyWatch
 from sidestream.telemetry.accesslog import AccessLog, Sampled, output_to
 from sidestream.telemetry.background import InBackground
@@ -34,7 +33,7 @@ def make_addon() -> Sidestream:
 
 def connect(settings: Settings) -> Runtime:
     """
-    Connect the addon to a folder of policies, a log of records, the admin endpoint, and OpenTelemetry.
+    Connect the addon to its policies, a log of records, the admin endpoint, and OpenTelemetry.
 
     Raises:
         PolicyError: the policy does not compile.
@@ -43,7 +42,7 @@ def connect(settings: Settings) -> Runtime:
         OSError: a log can't be opened.
         ValueError: what is to be taken out of it is no pattern.
     """
-    source = PolicyWatch(Folder(Path(settings.policies), os.environ), settings.labels)
+    source, close_source = policy_of(settings.policies, settings.labels)
     upstream = PooledUpstream(settings.upstream_ca_pem)
     logs = [
         AccessLog(output_to(target, max_bytes=settings.log_max_bytes, keep=settings.log_keep), _format(settings))
@@ -72,6 +71,7 @@ def connect(settings: Settings) -> Runtime:
     writer = InBackground(_Each(sinks, pricing))  # last: what ends first at the end of the process was made last
 
     def close() -> None:
+        close_source()
         upstream.close()
         writer.close()
         if telemetry is not None:
@@ -125,7 +125,7 @@ class _MetricsWatcher:
 class _Policy:
     """The policy as metrics read it."""
 
-    def __init__(self, source: PolicyWatch) -> None:
+    def __init__(self, source: PolicyWatch[Any]) -> None:
         self._source = source
 
     @property

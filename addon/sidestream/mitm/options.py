@@ -73,7 +73,10 @@ def declare(loader: Loader) -> None:
     """Declare the options. Defaults come from environment variables of the same name in upper case."""
     environment = os.environ.get
     loader.add_option(
-        POLICIES, str, environment("SIDESTREAM_POLICIES", ""), "Folder (or file) of LLMProvider and LLMRoute documents."
+        POLICIES,
+        str,
+        environment("SIDESTREAM_POLICIES", ""),
+        "Folder (or file) of LLMProvider and LLMRoute documents; kubernetes:NAMESPACE for those of a cluster.",
     )
     loader.add_option(
         LOG,

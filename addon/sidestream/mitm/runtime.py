@@ -71,8 +71,9 @@ class Settings:
     """
     The addon's options as given.
 
-    `policies`: a folder. `labels`: of the workload. `upstream_ca_pem`: PEM text of CAs to trust for providers besides
-    the system's. `trust_dir`: where to write what apps are to trust, made of the CA in `confdir`.
+    `policies`: a folder, or kubernetes:NAMESPACE. `labels`: of the workload. `upstream_ca_pem`: PEM text of CAs to
+    trust for providers besides the system's. `trust_dir`: where to write what apps are to trust, made of the CA in
+    `confdir`.
 
     `max_body_bytes`: of a request that is held, `max_head_bytes`: of any request that is read, `max_exchanges`: under
     way at a time. `max_connections`, `web_max_flows`: 0 for no limit. `admin`: HOST:PORT of the admin endpoint, or a

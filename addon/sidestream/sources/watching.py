@@ -9,15 +9,34 @@ import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from sidestream.core.snapshot import Labels, Snapshot
-from sidestream.policy.problems import PolicyError, Problem, errors_in
-from sidestream.sources.folder import Folder
+from sidestream.policy.compiling import Compilation
+from sidestream.policy.problems import PolicyError, Problem, Severity, errors_in
 
 logger = logging.getLogger(__name__)
 
 INTERVAL_SECONDS = 0.5
 """How often the source is looked at. A change is in force within two seconds."""
+
+
+class Reading(Protocol):
+    """What was compiled, and what the source was like then."""
+
+    @property
+    def compilation(self) -> Compilation:
+        """What came of it."""
+
+
+class Source[R: Reading](Protocol):
+    """Where documents come from."""
+
+    def read(self, *, missing_key: Severity = Severity.ERROR) -> R:
+        """Read and compile what is there now."""
+
+    def changed_since(self, reading: R) -> bool:
+        """Tell whether something is not what it was."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,20 +47,20 @@ class Status:
     problems: tuple[Problem, ...] = ()
 
 
-class PolicyWatch:
+class PolicyWatch[R: Reading]:
     """
-    The policy of a folder, for one workload.
+    The policy of a source, for one workload.
 
-    `snapshot` is the one in force. Making a watch compiles the folder.
+    `snapshot` is the one in force. Making a watch compiles what is there.
 
     Raises:
-        PolicyError: the folder does not compile; there is nothing to fall back to yet.
+        PolicyError: it does not compile; there is nothing to fall back to yet.
     """
 
-    def __init__(self, folder: Folder, labels: Labels) -> None:
-        self._folder = folder
+    def __init__(self, source: Source[R], labels: Labels) -> None:
+        self._source = source
         self._labels = labels
-        self._reading = folder.read()
+        self._reading = source.read()
         compilation = self._reading.compilation
         self.snapshot: Snapshot = compilation.require().for_workload(labels)
         self.status = Status(problems=compilation.problems)
@@ -67,9 +86,9 @@ class PolicyWatch:
 
     def refresh(self) -> bool:
         """Compile again if something changed. Return whether another snapshot is in force."""
-        if not self._folder.changed_since(self._reading):
+        if not self._source.changed_since(self._reading):
             return False
-        self._reading = self._folder.read()
+        self._reading = self._source.read()
         compilation = self._reading.compilation
         try:
             snapshot = compilation.require().for_workload(self._labels)
