@@ -77,6 +77,10 @@ dashboard-picture: setup ## draw the dashboard of a busy proxy under a real Prom
 	.venv-bench/bin/python -m tests.dashboard.drawing $$seen k8s/observability/dashboard.png; \
 	status=$$?; rm -f $$seen; exit $$status
 
+.PHONY: bench-control
+bench-control: setup ## measure the control plane: 2,000 documents in 50 namespaces, and one change in them
+	@$(PYTHON) -m tests.kubernetes.bench $(ARGS)
+
 .PHONY: bench-clients
 bench-clients: setup ## measure HTTP clients that could call the providers
 	@.make/venv .venv-bench .locks/bench.txt
