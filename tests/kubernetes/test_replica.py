@@ -95,3 +95,12 @@ def test_without_a_cluster_it_says_so_and_ends(tmp_path):
 
     assert ended.returncode == 1
     assert "no cluster is configured" in ended.stderr
+
+
+def test_an_annotation_that_makes_no_sense_is_refused_at_the_start():
+    ended = subprocess.run(
+        [COMMAND, "controller", "--default=log-level=loud"], capture_output=True, text=True, timeout=60
+    )
+
+    assert ended.returncode == 2
+    assert "log-level" in ended.stderr

@@ -9,6 +9,7 @@ import sys
 
 from sidestream.cli.injecting import add_options, options_of
 from sidestream.cli.running import log_to_stderr
+from sidestream.inject.problems import Refused
 
 _HOME = "sidestream-system"
 _PORT = 8443
@@ -42,6 +43,10 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
 def _run(arguments: argparse.Namespace) -> int:
     if importlib.util.find_spec("kubernetes") is None:
         arguments.parser.error("it needs the Kubernetes client: pip install 'sidestream[kubernetes]'")
+    try:
+        injection = options_of(arguments)
+    except Refused as e:
+        arguments.parser.error(str(e))
     # Here, because the client takes a second to import, and is an extra.
     from sidestream.control.replica import Replica, Settings, run  # noqa: PLC0415
     from sidestream.sources.kubernetes.api import ApiError, connected, own_namespace  # noqa: PLC0415
@@ -57,7 +62,7 @@ def _run(arguments: argparse.Namespace) -> int:
         home=os.environ.get("POD_NAMESPACE") or own_namespace(_HOME),
         identity=f"{name}_{os.getpid()}",
         namespace=arguments.namespace,
-        injection=options_of(arguments),
+        injection=injection,
         drain_seconds=arguments.drain,
     )
     try:
