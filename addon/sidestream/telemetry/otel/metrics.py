@@ -57,9 +57,10 @@ class MetricsWriter:
         match family.type:
             case "counter":
                 metric.sum.is_monotonic, metric.sum.aggregation_temporality = True, temporality
-                metric.sum.data_points.extend(self._sum(sample) for sample in family.samples)
+                counts = [sample for sample in family.samples if sample.name.endswith("_total")]
+                metric.sum.data_points.extend(map(self._sum, counts))
             case "gauge":
-                metric.gauge.data_points.extend(self._gauge(sample) for sample in family.samples)
+                metric.gauge.data_points.extend(map(self._gauge, family.samples))
             case "histogram":
                 metric.histogram.aggregation_temporality = temporality
                 metric.histogram.data_points.extend(self._histograms(family.samples))
