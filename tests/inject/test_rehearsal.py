@@ -1,0 +1,172 @@
+"""
+A whole pod without a cluster: the redirection, the sidecar and an app, exactly as they were injected.
+
+What only a cluster can show (images, seccomp, cgroups, the kubelet's own timing) is not rehearsed.
+"""
+
+import json
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from sidestream.inject.manifests import injected
+from sidestream.inject.options import ADMIN_PORT, INIT_CONTAINER, POLICY_FOLDER, SIDECAR, UID, Options
+from sidestream.inject.workloads import pods_in
+from sidestream.policy.syntax import parse
+from tests.inject.kubelet import Kubelet, environment_of, status_of
+from tests.namespaces import ROOT, namespaces
+from tests.transparent import pods
+from tests.world import DASHSCOPE_KEY, wait_for
+
+HOST = "dashscope.aliyuncs.com"
+CALL = ("-d", '{"messages": [{"role": "user", "content": "hi"}]}')
+MANIFEST = (ROOT / "k8s/examples/sleep/sleep.yaml").read_text()
+
+
+@dataclass
+class Rehearsed:
+    kubelet: Kubelet
+    outside: pods.Outside
+    process: object
+    output: Path
+
+    def curl(self, *arguments):
+        """Call somebody as the app does."""
+        return self.kubelet.run("sleep", "curl", "-sS", "-m", "20", *arguments)
+
+    @property
+    def said(self):
+        return self.output.read_text()
+
+
+def bundle(outside, model):
+    """Return what the Secret of the policies holds: a provider, and the CA that it is verified by."""
+    provider = {
+        "apiVersion": "istio.alibabacloud.com/v1beta1",
+        "kind": "LLMProvider",
+        "metadata": {"name": "dashscope"},
+        "spec": {
+            "host": HOST,
+            "workloadSelector": {"labels": {"app": "sleep"}},
+            "endpoint": {
+                "host": pods.DASHSCOPE,
+                "tls": {"mode": "SIMPLE", "caFile": f"{POLICY_FOLDER}/ca.pem", "sni": HOST},
+            },
+            "configs": {"defaultConfig": {"openAIConfig": {"apiKey": DASHSCOPE_KEY, "model": model}}},
+        },
+    }
+    return {"policy.yaml": json.dumps(provider), "ca.pem": outside.authority.ca_file.read_text()}
+
+
+@pytest.fixture(scope="module")
+def outside():
+    with pods.outside() as outside:
+        yield outside
+
+
+@pytest.fixture(scope="module")
+def pod(outside, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pod")
+    manifest = injected(MANIFEST, Options(intercept_tls=True)).text
+    [template] = [found.pod for document in parse(manifest) for found in pods_in(document.content, "default")]
+    template["metadata"] |= {"name": "sleep-1", "namespace": "default"}
+    with namespaces(1) as [namespace]:
+        pods._connect(namespace, outside.namespace, 77)
+        namespace.write_hosts(pods.HOSTS)
+        kubelet = Kubelet(namespace, template, {"sidestream-policy": bundle(outside, "qwen-1")}, folder)
+        done = kubelet.run(INIT_CONTAINER)
+        assert done.returncode == 0, done.stderr
+        process = kubelet.start(SIDECAR, folder / "said.txt")
+        made = Rehearsed(kubelet, outside, process, folder / "said.txt")
+        try:
+            wait_for(lambda: process.poll() is not None or pods._listens(process, "127.0.0.1", ADMIN_PORT), 60)
+            assert process.poll() is None, made.said
+            wait_for(lambda: kubelet.probe(SIDECAR, "startupProbe"), 20)
+            yield made
+        finally:
+            process.kill()
+            process.wait()
+
+
+def test_plain_http_of_the_app_is_governed(pod):
+    done = pod.curl(f"http://{HOST}", *CALL)
+
+    assert "hello from dashscope" in done.stdout, done.stderr
+    assert pod.outside.dashscope.requests[-1].header("authorization") == f"Bearer {DASHSCOPE_KEY}"
+
+
+def test_https_of_the_app_is_governed_by_the_variables_that_were_injected(pod):
+    done = pod.curl(f"https://{HOST}/v1/chat/completions", *CALL)
+
+    assert "hello from dashscope" in done.stdout, done.stderr
+
+
+def test_pythons_tls_trusts_the_sidecar_as_well(pod):
+    read = f"import urllib.request as u; print(u.urlopen('https://{HOST}/v1/models').status)"
+
+    done = pod.kubelet.run("sleep", "python3", "-c", read)
+
+    assert done.stdout == "200\n", done.stderr
+
+
+def test_the_sidecar_is_who_it_was_injected_as(pod):
+    status = status_of(pod.process)
+
+    assert {*status["Uid"].split(), *status["Gid"].split()} == {str(UID)}
+    assert (int(status["CapEff"], 16), int(status["CapBnd"], 16), status["NoNewPrivs"]) == (0, 0, "1")
+    assert {"POD_NAME", "POD_NAMESPACE", "HOME"} <= environment_of(pod.process).keys()
+
+
+def test_the_app_finds_neither_policies_nor_private_keys(pod):
+    found = pod.kubelet.run("sleep", "find", "/etc/sidestream", "/var/lib", "-type", "f")
+
+    assert sorted(found.stdout.split()) == ["/etc/sidestream/trust/ca-bundle.crt", "/etc/sidestream/trust/ca.crt"]
+
+
+def test_the_app_can_not_change_what_it_trusts(pod):
+    done = pod.kubelet.run("sleep", "touch", "/etc/sidestream/trust/ca.crt")
+
+    assert done.returncode != 0
+
+
+@pytest.mark.parametrize("probe", ["startupProbe", "readinessProbe", "livenessProbe"])
+def test_probes_find_the_sidecar_well(pod, probe):
+    assert pod.kubelet.probe(SIDECAR, probe)
+
+
+def test_a_policy_that_changed_reaches_the_running_pod(pod):
+    pod.kubelet.change_secret("sidestream-policy", bundle(pod.outside, "qwen-2"))
+
+    wait_for(lambda: "qwen-2" in pod.curl(f"http://{HOST}", *CALL).stdout, 20)
+
+
+def test_a_restarted_init_container_leaves_the_same_rules(pod):
+    again = pod.kubelet.run(INIT_CONTAINER)
+
+    assert again.returncode == 0, again.stderr
+    assert "hello from dashscope" in pod.curl(f"http://{HOST}", *CALL).stdout
+
+
+def test_the_key_is_nowhere_in_what_the_sidecar_says(pod):
+    assert '"status":200' in pod.said
+    assert DASHSCOPE_KEY not in pod.said
+
+
+def test_a_sidecar_that_is_idle_ends_at_once_and_well(pod):
+    waited = pod.kubelet.hook(SIDECAR, "preStop")
+    pod.process.send_signal(signal.SIGTERM)
+
+    assert (waited, pod.process.wait(30)) == (0, 0)
+
+
+def test_without_the_sidecar_a_call_goes_nowhere(pod):
+    before = len(pod.outside.dashscope.requests)
+    pod.process.kill()
+    pod.process.wait()
+
+    done = pod.curl(f"http://{HOST}", *CALL)
+
+    assert (done.returncode, done.stdout) == (7, ""), done.stderr  # curl: it could not connect
+    assert len(pod.outside.dashscope.requests) == before
