@@ -36,6 +36,7 @@ Usage: redirect.sh [OPTION…]              apply the rules, replacing those of 
 
 Option                  Environment                   Default
 --proxy-port PORT       SIDESTREAM_PROXY_PORT         15001   or a range, 15001-15004: one of them at random
+--proxy-address ADDRESS SIDESTREAM_PROXY_ADDRESS      none    where the proxy is, if not here
 --proxy-uid UID         SIDESTREAM_PROXY_UID          1337    the proxy's own traffic is not redirected
 --ports PORTS           SIDESTREAM_PORTS              80      ports whose connections are redirected
 --intercept-tls on|off  SIDESTREAM_INTERCEPT_TLS      off     on: redirect port 443 as well
@@ -47,6 +48,10 @@ Option                  Environment                   Default
 
 PORTS and CIDRS are lists: 80,8080 and 10.0.0.0/8,fd00::/8. CIDRs of both families go into one list. A list of
 included CIDRs is the whole answer: with IPv4 CIDRs only, nothing that goes over IPv6 is redirected.
+
+With --proxy-address the proxy is elsewhere, and can't know where a connection was to go: it must be one that is told by
+what is said in it (sidestream run --mode regular). No uid is let through then, and TCP of the other family that would
+be redirected is rejected.
 
 Where 443 is redirected, UDP to port 443 is rejected for everyone but the proxy, so that HTTP/3 clients fall back
 to TCP. A flag wins over its environment variable. `auto` takes legacy where legacy rules are in use already, else
@@ -87,6 +92,8 @@ flags_given=
 
 proxy_port=${SIDESTREAM_PROXY_PORT-15001}
 proxy_port_source=${SIDESTREAM_PROXY_PORT+SIDESTREAM_PROXY_PORT}
+proxy_address=${SIDESTREAM_PROXY_ADDRESS-}
+proxy_address_source=${SIDESTREAM_PROXY_ADDRESS+SIDESTREAM_PROXY_ADDRESS}
 proxy_uid=${SIDESTREAM_PROXY_UID-1337}
 proxy_uid_source=${SIDESTREAM_PROXY_UID+SIDESTREAM_PROXY_UID}
 ports=${SIDESTREAM_PORTS-80}
@@ -109,6 +116,7 @@ set_option() { # FLAG VALUE
     flags_given="$flags_given $1"
     case $1 in
     --proxy-port) proxy_port=$2 proxy_port_source=$1 ;;
+    --proxy-address) proxy_address=$2 proxy_address_source=$1 ;;
     --proxy-uid) proxy_uid=$2 proxy_uid_source=$1 ;;
     --ports) ports=$2 ports_source=$1 ;;
     --intercept-tls) intercept_tls=$2 intercept_tls_source=$1 ;;
@@ -131,8 +139,8 @@ parse_options() { # ARGUMENT…
         --dry-run) dry_run=yes ;;
         --cleanup=* | --dry-run=* | --help=*) problem "${1%%=*}" "takes no value: leave $(shown "=${1#*=}") out" ;;
         --*=*) set_option "${1%%=*}" "${1#*=}" ;;
-        --proxy-port | --proxy-uid | --ports | --exclude-ports | --include-cidrs | --exclude-cidrs | --intercept-tls | \
-            --backend)
+        --proxy-port | --proxy-address | --proxy-uid | --ports | --exclude-ports | --include-cidrs | --exclude-cidrs | \
+            --intercept-tls | --backend)
             case ${2---} in # the last argument reads as if another flag followed
             --*) problem "$1" "has no value: write $1 VALUE, see $ME --help" ;;
             *)
@@ -254,9 +262,31 @@ check_proxy_port() {
     proxy_port_first=0 proxy_port_last=0
 }
 
+# Sets proxy_family: 4 or 6 where the proxy is elsewhere, else empty.
+check_proxy_address() {
+    proxy_family=
+    [ -n "$proxy_address_source" ] || return 0
+    if is_ipv4 "$proxy_address"; then
+        proxy_family=4
+    elif is_ipv6 "$proxy_address"; then
+        proxy_family=6
+    else
+        problem "$proxy_address_source" "$(shown "$proxy_address") is no address: give the number, like 10.96.0.15"
+    fi
+    case $proxy_address in
+    127.* | ::1) problem "$proxy_address_source" "$proxy_address is here: leave the option out" ;;
+    esac
+    [ -z "$proxy_uid_source" ] || problem "$proxy_uid_source" \
+        "lets nobody through when the proxy is elsewhere ($proxy_address_source): leave it out"
+    case $proxy_port in
+    *-*) problem "$proxy_port_source" "a range is for a proxy that is here: give the one port at $proxy_address" ;;
+    esac
+}
+
 # Names every wrong option and exits with 2, or leaves options that the rest can rely on.
 check_options() {
     check_proxy_port
+    check_proxy_address
     if ! is_number "$proxy_uid" "$MAX_UID"; then
         problem "$proxy_uid_source" "$(shown "$proxy_uid") is not a uid: give the number, like 1337"
     elif [ "$proxy_uid" -eq 0 ]; then
@@ -333,7 +363,7 @@ exemptions() ( # FAMILY CHAIN
     4) loopback=127.0.0.0/8 ;;
     6) loopback=::1/128 ;;
     esac
-    rule "$2" ignore-proxy-uid "-m owner --uid-owner $proxy_uid" RETURN
+    [ -n "$proxy_family" ] || rule "$2" ignore-proxy-uid "-m owner --uid-owner $proxy_uid" RETURN
     rule "$2" ignore-loopback "-o lo" RETURN
     rule "$2" ignore-loopback "-d $loopback" RETURN
     for cidr in $(cidrs_of "$1" "$exclude_cidrs"); do
@@ -363,17 +393,28 @@ included() ( # FAMILY CHAIN NAME MATCH TARGET: one rule for each included destin
 # A uid is known only while the socket is open. Here that is enough: of each connection only the first packet comes by.
 # In raw it is not. A conntrack zone for the proxy's uid loses what was still unsent when the proxy closed a connection.
 redirect_rules() ( # FAMILY
-    for group in $(port_groups "$exclude_ports"); do
-        rule SIDESTREAM_OUTPUT ignore-excluded-ports "-p tcp -m multiport --dports $group" RETURN
-    done
-    exemptions "$1" SIDESTREAM_OUTPUT
-    for group in $(port_groups "$ports"); do
-        included "$1" SIDESTREAM_OUTPUT redirect-included "-p tcp -m multiport --dports $group" SIDESTREAM_REDIRECT
-    done
-    case $proxy_port in
+    selection "$1" SIDESTREAM_OUTPUT redirect-included SIDESTREAM_REDIRECT
+    case $proxy_family,$proxy_port in
+    4,*) rule SIDESTREAM_REDIRECT redirect-to-proxy "-p tcp" "DNAT --to-destination $proxy_address:$proxy_port" ;;
+    6,*) rule SIDESTREAM_REDIRECT redirect-to-proxy "-p tcp" "DNAT --to-destination [$proxy_address]:$proxy_port" ;;
     *-*) rule SIDESTREAM_REDIRECT redirect-to-proxy "-p tcp" "REDIRECT --to-ports $proxy_port --random" ;;
     *) rule SIDESTREAM_REDIRECT redirect-to-proxy "-p tcp" "REDIRECT --to-ports $proxy_port" ;;
     esac
+)
+
+# A proxy elsewhere has an address of one family. What would be redirected, but goes over the other, must not go round it.
+reject_rules() ( # FAMILY
+    selection "$1" SIDESTREAM_REJECT reject-other-family "REJECT --reject-with tcp-reset"
+)
+
+selection() ( # FAMILY CHAIN NAME TARGET: the rules that end with what is included going to TARGET
+    for group in $(port_groups "$exclude_ports"); do
+        rule "$2" ignore-excluded-ports "-p tcp -m multiport --dports $group" RETURN
+    done
+    exemptions "$1" "$2"
+    for group in $(port_groups "$ports"); do
+        included "$1" "$2" "$3" "-p tcp -m multiport --dports $group" "$4"
+    done
 )
 
 # HTTP/3 runs over UDP and would bypass the redirection. Rejected (not dropped), a client turns to TCP at once.
@@ -393,17 +434,29 @@ rejects_quic() { # FAMILY
 
 # The form of iptables-save, reduced to what is ours: chains, their rules, and the jumps to them.
 wanted() ( # FAMILY
-    say '*nat'
-    say ':SIDESTREAM_OUTPUT - [0:0]'
-    say ':SIDESTREAM_REDIRECT - [0:0]'
-    rule OUTPUT output "-p tcp" SIDESTREAM_OUTPUT
-    redirect_rules "$1"
-    say 'COMMIT'
-    if rejects_quic "$1"; then
+    if [ "${proxy_family:-$1}" = "$1" ]; then
+        say '*nat'
+        say ':SIDESTREAM_OUTPUT - [0:0]'
+        say ':SIDESTREAM_REDIRECT - [0:0]'
+        rule OUTPUT output "-p tcp" SIDESTREAM_OUTPUT
+        redirect_rules "$1"
+        say 'COMMIT'
+    fi
+    rejected=$(
+        if [ "${proxy_family:-$1}" != "$1" ]; then
+            say ':SIDESTREAM_REJECT - [0:0]'
+            rule OUTPUT output-other-family "-p tcp" SIDESTREAM_REJECT
+            reject_rules "$1"
+        fi
+        if rejects_quic "$1"; then
+            say ':SIDESTREAM_QUIC - [0:0]'
+            rule OUTPUT output-quic "-p udp -m udp --dport 443" SIDESTREAM_QUIC
+            quic_rules "$1"
+        fi
+    )
+    if [ -n "$rejected" ]; then
         say '*filter'
-        say ':SIDESTREAM_QUIC - [0:0]'
-        rule OUTPUT output-quic "-p udp -m udp --dport 443" SIDESTREAM_QUIC
-        quic_rules "$1"
+        say "$rejected"
         say 'COMMIT'
     fi
 )
@@ -653,9 +706,10 @@ summary() {
     *) over="IPv4 and IPv6" ;;
     esac
     say "$ME: applied and verified ($backend, $over)"
-    say "  redirected   TCP to ports $ports -> $proxy_port"
+    say "  redirected   TCP to ports $ports -> ${proxy_family:+$proxy_address port }$proxy_port"
     [ -z "$include_cidrs" ] || say "  only to      $include_cidrs"
-    except="from uid $proxy_uid, to loopback"
+    except="to loopback"
+    [ -n "$proxy_family" ] || except="from uid $proxy_uid, $except"
     [ -z "$exclude_ports" ] || except="$except, to ports $exclude_ports"
     [ -z "$exclude_cidrs" ] || except="$except, to $exclude_cidrs"
     say "  never        $except"
@@ -663,6 +717,10 @@ summary() {
         [ -n "$(included_destinations "$family")" ] ||
             say "  nothing      over $(family_name "$family"): none of it is included"
     done
+    case $proxy_family in
+    4) say "  rejected     the same over IPv6: the proxy's address is of IPv4" ;;
+    6) say "  rejected     the same over IPv4: the proxy's address is of IPv6" ;;
+    esac
     if rejects_quic 4 || rejects_quic 6; then
         say "  rejected     UDP to port 443 (QUIC), where TCP would be redirected"
     fi

@@ -51,6 +51,7 @@ def test_a_worker_is_given_all_that_was_given():
     given += [
         "--intercept-tls",
         "--fail-open",
+        "--only-policy-hosts",
         "--set",
         "x=1",
         "--set",

@@ -39,7 +39,17 @@ SCENARIOS = {
     "excluded-cidrs-of-both-families": ["--intercept-tls=on", "--exclude-cidrs=10.0.0.0/8,fd00::/8,192.168.0.1"],
     "included-cidrs-of-both-families": ["--intercept-tls=on", "--include-cidrs=203.0.113.0/24,2001:db8::/32"],
     "included-cidrs-of-ipv4-only": ["--intercept-tls=on", "--include-cidrs=203.0.113.0/24"],
+    "proxy-elsewhere": ["--proxy-address=10.96.0.15"],
+    "proxy-elsewhere-over-ipv6": ["--proxy-address=fd00::15", "--proxy-port=16001"],
+    "proxy-elsewhere-for-what-is-included": [
+        "--proxy-address=10.96.0.15",
+        "--ports=80,443",
+        "--exclude-ports=22",
+        "--include-cidrs=203.0.113.0/24,2001:db8::/32",
+        "--exclude-cidrs=203.0.113.7,2001:db8:7::/48",
+    ],
     "cleanup": ["--cleanup"],
+    "cleanup-after-proxy-elsewhere": ["--cleanup", "--proxy-address=10.96.0.15"],
     "cleanup-after-intercept-tls": ["--cleanup", "--intercept-tls=on"],
 }
 

@@ -6,12 +6,14 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from sidestream.cli.main import make_parser
 from sidestream.policy.documents import API_VERSION
 from tests.k8s.rendering import FOLDERS, K8S, is_component, objects_of, pods_in, rendered, title_of, would_apply
 from tests.policy.definitions import faults, schema_of
 from tests.policy.test_published import MANIFESTS
 
 BUILT = [folder for folder in FOLDERS if not is_component(folder)]
+PROXIED = ["egress", "examples/egress"]
 CONTROLLED = ["base", "overlays/local", "overlays/production"]
 SYSTEM = {"kube-system", "kube-public", "kube-node-lease", "sidestream-system"}
 VERSION = "0.1.0"
@@ -83,24 +85,28 @@ def test_every_published_manifest_is_an_example():
 
 
 @pytest.mark.parametrize("folder", BUILT)
-def test_pods_are_hardened_as_far_as_the_restricted_standard_asks(folder):
+def test_pods_are_hardened_as_the_restricted_standard_asks_but_for_what_redirects(folder):
     for title, pod in pods_in(folder):
         assert not {"hostNetwork", "hostPID", "hostIPC"} & set(pod), title
         assert all(
             set(volume) & {"emptyDir", "configMap", "secret", "downwardAPI"} for volume in pod.get("volumes", [])
         )
-        for container in pod["containers"]:
+        for container in [*pod.get("initContainers", []), *pod["containers"]]:
             context = pod.get("securityContext", {}) | container["securityContext"]
+            redirects = {"add": ["NET_ADMIN", "NET_RAW"]} if container["name"] == "sidestream-init" else {}
             assert context["runAsNonRoot"], title
             assert context["runAsUser"] > 0, title
             assert context["allowPrivilegeEscalation"] is False, title
-            assert context["capabilities"] == {"drop": ["ALL"]}, title
+            assert context["capabilities"] == {"drop": ["ALL"], **redirects}, title
             assert context["seccompProfile"] == {"type": "RuntimeDefault"}, title
 
 
 @pytest.mark.parametrize("folder", BUILT)
 def test_images_have_a_tag_and_ours_is_this_version(folder):
-    images = [container["image"] for _, pod in pods_in(folder) for container in pod["containers"]]
+    containers = [
+        container for _, pod in pods_in(folder) for container in [*pod.get("initContainers", []), *pod["containers"]]
+    ]
+    images = [container["image"] for container in containers]
 
     assert [image for image in images if ":" not in image or image.endswith(":latest")] == []
     assert {image.rpartition(":")[2] for image in images if "sidestream" in image} <= {VERSION}
@@ -218,3 +224,31 @@ def test_webhooks_lead_to_the_controllers_service():
             "namespace": service["metadata"]["namespace"],
             "path": "/inject" if ".inject." in name else "/validate",
         }
+
+
+@pytest.mark.parametrize("folder", PROXIED)
+def test_the_command_of_the_shared_proxy_is_one_that_sidestream_understands(folder):
+    (container,) = dict(pods_in(folder))["Deployment sidestream-egress"]["containers"]
+
+    options = make_parser().parse_args(container["args"])
+
+    assert options.only_policy_hosts
+    assert (options.mode, options.listen) == (["regular"], ("0.0.0.0", container["ports"][0]["containerPort"]))
+    assert options.policies == container["volumeMounts"][0]["mountPath"]
+
+
+@pytest.mark.parametrize("folder", PROXIED)
+def test_only_the_shared_proxy_mounts_the_keys(folder):
+    mounting = [title for title, pod in pods_in(folder) if "sidestream-policy" in yaml.safe_dump(pod)]
+
+    assert mounting == ["Deployment sidestream-egress"]
+
+
+def test_the_shared_proxy_lets_in_only_pods_that_go_through_it():
+    policy = one("NetworkPolicy", "sidestream-egress", folder="examples/egress")
+    app = one("Deployment", "sleep", folder="examples/egress")["spec"]["template"]["metadata"]["labels"]
+    ((source,),) = (rule["from"] for rule in policy["spec"]["ingress"])
+
+    assert source["podSelector"]["matchLabels"].items() <= app.items()
+    assert set(policy["spec"]["policyTypes"]) == {"Ingress", "Egress"}
+    assert app["sidestream.dev/inject"] == "false"

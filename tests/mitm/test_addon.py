@@ -12,7 +12,7 @@ from mitmproxy.tools.dump import DumpMaster
 
 from sidestream.core.secret import Secret
 from sidestream.core.snapshot import Endpoint, OpenAIConfig, Provider, Snapshot
-from sidestream.mitm import requests
+from sidestream.mitm import confining, requests
 from sidestream.mitm.addon import FORCED_OPTIONS, UNSAFE_OPTIONS, Sidestream
 from sidestream.mitm.engine.chain import put_first
 from sidestream.mitm.engine.http import GovernedHttpStream
@@ -252,3 +252,57 @@ async def test_a_record_that_cannot_be_written_harms_nothing():
 
     assert status == 200
     assert len(records) == 1
+
+
+# --- where others can reach it -------------------------------------------------------------------
+
+
+async def tunnel(port, host):
+    """Ask for a tunnel to `host` and return the status."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(f"CONNECT {host} HTTP/1.1\r\nhost: {host}\r\n\r\n".encode())
+    head = await asyncio.wait_for(reader.readuntil(b"\r\n"), 20)
+    writer.close()
+    return int(head.split()[1])
+
+
+async def test_confined_it_serves_policy_hosts_alone():
+    async with witness() as (at, got):
+        addon, records = make_addon(provider_at(at))
+        async with running(addon, sidestream_only_policy_hosts=True) as port:
+            governed, _ = await ask(port, "http://localhost/")
+            other, body = await ask(port, f"http://127.0.0.1:{at}/")
+
+    assert (governed, other, json.loads(body)["error"]["code"]) == (200, 421, "host_not_governed")
+    assert len(got) == 1
+    assert [record.host for record in records] == ["localhost"]
+
+
+async def test_confined_it_makes_no_tunnel_elsewhere():
+    async with witness() as (at, _):
+        addon, _ = make_addon(provider_at(at))
+        async with running(addon, sidestream_only_policy_hosts=True) as port:
+            assert await tunnel(port, f"127.0.0.1:{at}") == 421
+            assert await tunnel(port, f"localhost:{at}") == 200
+
+
+async def test_confined_it_reads_no_more_of_what_it_refuses_than_of_what_it_serves():
+    async with witness() as (at, got):
+        addon, _ = make_addon(provider_at(at))
+        options = {"sidestream_only_policy_hosts": True, "sidestream_max_body": "8"}
+        async with running(addon, **options) as port:
+            status, _ = await ask(port, f"http://127.0.0.1:{at}/")
+
+    assert status == 413
+    assert got == []
+
+
+async def test_confined_with_a_bug_nothing_is_sent(monkeypatch):
+    monkeypatch.setattr(confining, "named_hosts", raise_a_bug)
+    async with witness() as (at, got):
+        addon, _ = make_addon(provider_at(1))
+        async with running(addon, sidestream_only_policy_hosts=True, sidestream_fail_open=True) as port:
+            status, _ = await ask(port, f"http://127.0.0.1:{at}/")
+
+    assert status == 500
+    assert got == []

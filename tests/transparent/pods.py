@@ -131,8 +131,8 @@ def outside() -> Iterator[Outside]:
             command = [sys.executable, "-m", "sidestream.demo.standin", "--listen", f"{address}:443", "--name", name]
             command += ["--cert", str(made.certificate.cert_file), "--key", str(made.certificate.key_file)]
             command += ["--api-key", key, "--journal", str(made.journal)]
-            process = stack.enter_context(_running(namespace.command(*command), folder / f"{name}.txt", {}))
-            waiting.append(lambda: _listens(process, address, 443))
+            process = stack.enter_context(running(namespace.command(*command), folder / f"{name}.txt", {}))
+            waiting.append(lambda: listens(process, address, 443))
             return made
 
         waiting = []
@@ -143,8 +143,8 @@ def outside() -> Iterator[Outside]:
             provider("dashscope.aliyuncs.com", DASHSCOPE, "dashscope", DASHSCOPE_KEY),
             provider("api.moonshot.cn", MOONSHOT, "moonshot", MOONSHOT_KEY),
         )
-        for listens in waiting:
-            wait_for(listens, 60)
+        for ready in waiting:
+            wait_for(ready, 60)
         yield made
 
 
@@ -247,7 +247,7 @@ def pod(outside: Outside, *redirect: str, run: tuple[str, ...] = (), may_complai
     with contextlib.ExitStack() as stack:
         [namespace] = stack.enter_context(namespaces(1))
         outside.pods += 1
-        address = _connect(namespace, outside.namespace, outside.pods)
+        address = join(namespace, outside.namespace, outside.pods)
         namespace.write_hosts(HOSTS)
         folder = outside.folder / f"pod-{outside.pods}"
         policies, home = folder / "policies", folder / "home"
@@ -264,9 +264,9 @@ def pod(outside: Outside, *redirect: str, run: tuple[str, ...] = (), may_complai
         command += ["--upstream-ca", str(outside.authority.ca_file), "--log", str(log), *run]
         inside = namespace.command(*command, user=as_user(PROXY_UID))
         output = folder / "said.txt"
-        process = stack.enter_context(_running(inside, output, {**ENVIRONMENT, "HOME": str(home)}))
+        process = stack.enter_context(running(inside, output, {**ENVIRONMENT, "HOME": str(home)}))
         for own in ("127.0.0.1", "::1"):
-            wait_for(lambda own=own: _listens(process, own, PROXY_PORT), 60)
+            wait_for(lambda own=own: listens(process, own, PROXY_PORT), 60)
         proxy = Proxy(process, PROXY_PORT, log, output)
         ca_file = home / ".mitmproxy" / "mitmproxy-ca-cert.pem"
         made = Pod(namespace, address, policies, proxy, ca_file, open_files(process))
@@ -310,7 +310,7 @@ def read_all(connection: socket.socket) -> bytes:
     return b"".join(parts)
 
 
-def _connect(pod: Namespace, outside: Namespace, number: int) -> str:
+def join(pod: Namespace, outside: Namespace, number: int) -> str:
     """Join a pod to the outside and return its address."""
     address = f"10.99.{number}.2"
     device, here, there = f"pod{number}", f"02:00:00:00:{number:02x}:02", f"02:00:00:00:{number:02x}:01"
@@ -336,7 +336,7 @@ def _connect(pod: Namespace, outside: Namespace, number: int) -> str:
 
 
 @contextlib.contextmanager
-def _running(command: list[str], output: Path, variables: dict[str, str]) -> Iterator[subprocess.Popen]:
+def running(command: list[str], output: Path, variables: dict[str, str]) -> Iterator[subprocess.Popen]:
     with output.open("wb") as stream:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, env=environment(**variables)
@@ -381,7 +381,7 @@ def _sockets_of(process: subprocess.Popen) -> Iterator[_Line]:
             yield _Line(local, remote_port, state, unread, timer, int(ticks, 16) / _TICKS_PER_SECOND)
 
 
-def _listens(process: subprocess.Popen, address: str, port: int) -> bool:
+def listens(process: subprocess.Popen, address: str, port: int) -> bool:
     packed = socket.inet_pton(socket.AF_INET6 if ":" in address else socket.AF_INET, address)
     words = [packed[at : at + 4][::-1] for at in range(0, len(packed), 4)]  # little-endian, word by word
     local = f"{b''.join(words).hex().upper()}:{port:04X}"

@@ -76,6 +76,11 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument("--otel", action="store_true", help="send spans and metrics over OTLP, as OTEL_* variables say")
     parser.add_argument("--web", action="store_true", help="show the traffic on mitmweb's pages, on loopback")
     parser.add_argument(
+        "--only-policy-hosts",
+        action="store_true",
+        help="refuse requests for other hosts (with modes regular and reverse, where others can reach the proxy)",
+    )
+    parser.add_argument(
         "--fail-open", action="store_true", help="on a bug of ours, send the request where it was going (not: 500)"
     )
     parser.add_argument(
@@ -147,7 +152,12 @@ def worker_arguments(options: argparse.Namespace, modes: list[str], report_to: i
         "--set": options.set,
         "--report-to": [str(report_to)],
     }
-    switches = {"--intercept-tls": options.intercept_tls, "--otel": options.otel, "--fail-open": options.fail_open}
+    switches = {
+        "--intercept-tls": options.intercept_tls,
+        "--otel": options.otel,
+        "--fail-open": options.fail_open,
+        "--only-policy-hosts": options.only_policy_hosts,
+    }
     given = [f"{flag}={value}" for flag, values in valued.items() for value in values if value]
     return ["run", *given, *(flag for flag, is_on in switches.items() if is_on)]
 
@@ -164,6 +174,7 @@ def _run_here(options: argparse.Namespace, modes: list[str]) -> int:
         "sidestream_intercept_tls": options.intercept_tls,
         "sidestream_otel": options.otel,
         "sidestream_fail_open": options.fail_open,
+        "sidestream_only_policy_hosts": options.only_policy_hosts,
         "sidestream_upstream_ca": options.upstream_ca,
         "sidestream_trust_dir": options.trust_dir,
         "sidestream_admin": options.admin or ("" if "SIDESTREAM_ADMIN" in os.environ else "auto"),

@@ -12,6 +12,7 @@ from mitmproxy.addonmanager import Loader
 from mitmproxy.addons.view import View
 
 from sidestream.mitm import options
+from sidestream.mitm.confining import Confining
 from sidestream.mitm.connections import ConnectionHooks
 from sidestream.mitm.current import Current
 from sidestream.mitm.engine.checks import quicken_checks
@@ -47,7 +48,12 @@ class Sidestream:
         self.current = Current()
         self._requests = RequestHooks(self.current)
         self._connections = ConnectionHooks(self.current, self._requests)
-        self.addons: list[object] = [self._connections, self._requests, Retention(self.current)]
+        self.addons: list[object] = [
+            self._connections,
+            Confining(self.current),
+            self._requests,
+            Retention(self.current),
+        ]
         self._connect = connect
         self._watching: asyncio.Task[None] | None = None
 

@@ -21,6 +21,7 @@ LOG = "sidestream_log"
 LABELS = "sidestream_labels"
 INTERCEPT_TLS = "sidestream_intercept_tls"
 FAIL_OPEN = "sidestream_fail_open"
+ONLY_POLICY_HOSTS = "sidestream_only_policy_hosts"
 UPSTREAM_CA = "sidestream_upstream_ca"
 TRUST_DIR = "sidestream_trust_dir"
 MAX_BODY = "sidestream_max_body"
@@ -48,6 +49,7 @@ ALL = frozenset(
         LABELS,
         INTERCEPT_TLS,
         FAIL_OPEN,
+        ONLY_POLICY_HOSTS,
         UPSTREAM_CA,
         TRUST_DIR,
         MAX_BODY,
@@ -101,6 +103,12 @@ def declare(loader: Loader) -> None:
         bool,
         _is_true(environment("SIDESTREAM_FAIL_OPEN", "")),
         "On a bug of Sidestream, let the request go where it was going instead of answering 500.",
+    )
+    loader.add_option(
+        ONLY_POLICY_HOSTS,
+        bool,
+        _is_true(environment("SIDESTREAM_ONLY_POLICY_HOSTS", "")),
+        "Refuse requests for hosts that no policy names, in the modes regular and reverse.",
     )
     loader.add_option(
         UPSTREAM_CA,
@@ -216,6 +224,7 @@ def read(options: Options) -> Settings:
         labels=_labels(options.sidestream_labels),
         intercept_tls=options.sidestream_intercept_tls,
         fail_open=options.sidestream_fail_open,
+        only_policy_hosts=options.sidestream_only_policy_hosts,
         upstream_ca_pem=_pem(options.sidestream_upstream_ca),
         trust_dir=options.sidestream_trust_dir,
         confdir=options.confdir,

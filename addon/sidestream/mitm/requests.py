@@ -84,7 +84,7 @@ class RequestHooks:
             snapshot, hosts = self._current.snapshot, named_hosts(flow)
             governed = sorted(host for host in hosts if snapshot.governs(host))
             if not governed:
-                flow.request.stream = True
+                flow.request.stream = flow.response is None
                 return
             is_full = len(self._exchanges) >= self._current.settings.max_exchanges
             opened = self._exchanges.begin(flow, snapshot, governed[0], header_values(flow.request))
@@ -342,6 +342,7 @@ class RequestHooks:
         settings = self._current.settings
         try:
             is_held = self.is_governed(flow) or any(self._current.snapshot.governs(host) for host in named_hosts(flow))
+            is_held = is_held or settings.only_policy_hosts  # what is refused is read to its end, too
         except Exception:
             logger.exception("it could not be told whether the length of a body is bounded")
             is_held = not settings.fail_open

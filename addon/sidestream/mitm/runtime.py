@@ -89,6 +89,7 @@ class Settings:
     labels: Labels = field(default_factory=dict)
     intercept_tls: bool = False
     fail_open: bool = False
+    only_policy_hosts: bool = False
     upstream_ca_pem: str = ""
     trust_dir: str = ""
     confdir: str = ""
