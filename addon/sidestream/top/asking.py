@@ -35,7 +35,7 @@ class Endpoint:
             return read(metrics, self._page("/exchanges"), at=at)
         except ReadingError as e:
             raise NoAnswer(f"{self.name} is no admin endpoint of Sidestream: {e}") from e
-        except (OSError, http.client.HTTPException) as e:
+        except (OSError, http.client.HTTPException, UnicodeError) as e:
             reason = getattr(e, "strerror", None) or str(e) or type(e).__name__
             raise NoAnswer(
                 f"no admin endpoint at {self.name} ({reason}): is `sidestream run` there, and --admin the same?"
