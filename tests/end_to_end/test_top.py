@@ -32,13 +32,13 @@ def watched(shared_world):
     document["spec"]["outlierDetection"] = {"consecutive5xxErrors": 1, "baseEjectionTime": "60s"}
     (policies / "fragile.yaml").write_text(json.dumps(document))
     with sidestream_run(shared_world, f"--admin=127.0.0.1:{port}", policies=policies) as proxy:
-        wait_for(lambda: listens(port))
+        wait_for(lambda: listens(port), 30)
         yield proxy, Endpoint("127.0.0.1", port)
 
 
-def call(proxy, settings="", host=HOST, **fields):
+def call(proxy, settings="", host=HOST):
     with httpx2.Client(proxy=proxy.url, timeout=20) as client:
-        client.post(f"http://{host}/", content=json.dumps(CHAT | fields), headers={"x-standin": settings})
+        client.post(f"http://{host}/", content=json.dumps(CHAT), headers={"x-standin": settings})
 
 
 def top(*arguments, environment=ENVIRONMENT):
@@ -66,7 +66,7 @@ def test_rates_tokens_failures_and_ejections_are_those_of_the_calls(world, watch
         last = [one for one in shown.providers if one.provider == "default/fragile-test" and one.failures]
         return shown if last and len(shown.failed) == 2 else None  # records are counted one after another
 
-    after = wait_for(counted)
+    after = wait_for(counted, 30)
     assert after.traffic.calls_rate * after.seconds == pytest.approx(5)
     assert after.traffic.errors_rate * after.seconds == pytest.approx(2)
     assert after.traffic.input_rate * after.seconds == pytest.approx(30)
@@ -83,14 +83,11 @@ def test_rates_tokens_failures_and_ejections_are_those_of_the_calls(world, watch
 
 def test_an_exchange_is_shown_while_it_runs(world, watched):
     proxy, endpoint = watched
-    settings = "events=30 gap=0.05"
-    thread = threading.Thread(target=call, args=(proxy, settings), kwargs={"stream": True})
-
-    thread.start()
-    [live] = wait_for(lambda: [one for one in figures(None, endpoint.read()).live if one.events_out > 1])
+    asked = {"json": CHAT | {"stream": True}, "headers": {"x-standin": "events=1000 gap=0.05"}}
+    with httpx2.Client(proxy=proxy.url, timeout=20) as client, client.stream("POST", f"http://{HOST}/", **asked):
+        [live] = wait_for(lambda: [one for one in figures(None, endpoint.read()).live if one.events_out > 1], 30)
 
     assert (live.host, live.provider, live.is_stream, live.status) == (HOST, "default/dashscope-qwen", True, 200)
-    thread.join()
 
 
 def test_one_picture_is_printed_for_a_pipe(world, watched):
@@ -101,7 +98,7 @@ def test_one_picture_is_printed_for_a_pipe(world, watched):
     assert (done.returncode, done.stderr) == (0, "")
     heads = ["ROUTES", "PROVIDERS", "UNDER WAY", "FAILED LAST"]
     assert [line for line in done.stdout.splitlines() if line.isupper()] == heads
-    assert "rates over 0." in done.stdout
+    assert "rates over " in done.stdout
     assert DASHSCOPE_KEY not in done.stdout
 
 
@@ -126,14 +123,14 @@ def test_in_a_terminal_it_is_a_view_until_q(world, watched):
         wait_for(lambda: b"dashscope-qwen" in shown(), 30)
         os.write(keys, b"q")
 
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0
 
 
 def test_without_textual_the_view_says_what_to_install(world, watched):
     _, endpoint = watched
     with terminal([sys.executable, "-c", WITHOUT_TEXTUAL, "top", f"--admin={endpoint.name}"]) as (process, shown, _):
-        assert process.wait(20) == 1
-        wait_for(lambda: b"pip install 'sidestream[top]'" in shown())
+        assert process.wait(60) == 1
+        wait_for(lambda: b"pip install 'sidestream[top]'" in shown(), 30)
 
 
 @contextlib.contextmanager

@@ -43,7 +43,7 @@ async def running(source, size=(140, 50)):
 
 async def until(pilot, look):
     """Wait until there is something true."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not look():
             await pilot.pause(0.01)
 
