@@ -65,9 +65,9 @@ bench: setup ## measure Sidestream beside stock mitmdump, Envoy and LiteLLM (Lin
 	@PYTHONPATH=addon .venv-bench/bin/python -m tests.bench $(ARGS)
 
 .PHONY: bench-telemetry
-bench-telemetry: setup ## measure what records, metrics and costs take of a call (Linux, root)
+bench-telemetry: setup ## measure what records, metrics, costs and spans take of a call (Linux, root)
 	@.make/bench
-	@PYTHONPATH=addon .venv-bench/bin/python -m tests.bench --only sidestream,telling,silent --workloads chat $(ARGS)
+	@PYTHONPATH=addon .venv-bench/bin/python -m tests.bench --only sidestream,telling,tracing,silent --workloads chat $(ARGS)
 
 .PHONY: dashboard-picture
 dashboard-picture: setup ## draw the dashboard of a busy proxy under a real Prometheus; fail if a panel is empty (Linux, root)

@@ -232,7 +232,9 @@ def _sidestream_run(number: int, flags: Sequence[str], folder: Path, ca_file: Pa
     command += ["--admin", f"127.0.0.1:{15020 + number}", *flags]
     port = int(listen.rpartition(":")[2])
     ports = range(port, port + (2 if flags == TWO_WORKERS else 1))
-    return Start(command, ports, {"BENCH_KEY": provider.KEY}, redirected=f"{REDIRECTED}{number}")
+    variables = {"BENCH_KEY": provider.KEY, "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://{PROVIDER}:{provider.PLAIN_PORT}"}
+    variables["OTEL_BSP_SCHEDULE_DELAY"] = "100"  # so that spans of calls that are measured are sent meanwhile
+    return Start(command, ports, variables, redirected=f"{REDIRECTED}{number}")
 
 
 def _provider(name: str, port: int, ca_file: Path) -> dict:
@@ -255,6 +257,7 @@ STOCK = "stock"
 ENVOY = "envoy"
 SIDECAR = "sidestream"
 TWO_WORKERS = ("--workers", "2")
+TRACING = ("--otel",)
 SILENT = ("--admin", "off", "--set", "sidestream_log=")
 TELLING = ("--set", "sidestream_cost=true", "--set", "sidestream_asm_names=true")
 
@@ -268,6 +271,7 @@ PRODUCTS = {
         Product(SIDECAR, "Sidestream", functools.partial(_sidestream, 1, ()), _sidestream_in_pod),
         Product("sidestream-2", "Sidestream --workers 2", functools.partial(_sidestream, 2, TWO_WORKERS)),
         Product("telling", "Sidestream, telling all", functools.partial(_sidestream, 3, TELLING), is_usual=False),
+        Product("tracing", "Sidestream, tracing all", functools.partial(_sidestream, 5, TRACING), is_usual=False),
         Product("silent", "Sidestream, silent", functools.partial(_sidestream, 4, SILENT), is_usual=False),
     )
 }

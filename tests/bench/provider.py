@@ -3,7 +3,7 @@ A provider that is fast: it answers each call with the same bytes, over TLS, and
 
 Streams are of `EVENTS` events; the content of each is the time it was sent at, in nanoseconds of the monotonic
 clock, which is the same for all programs of a machine. Besides, it serves what passes through: a small answer,
-and as many bytes as are asked for.
+and as many bytes as are asked for. Telemetry over OTLP is taken, and forgotten.
 
 Run as a program: ``python -m tests.bench.provider --help``.
 """
@@ -158,6 +158,8 @@ class Connection:
             self.send(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % self._bulk_left)
         elif head.startswith(b"GET /small"):
             self.send(_closing(SMALL) if self._closes else SMALL)
+        elif head.startswith(b"POST /v1/"):
+            self.send(SMALL)  # to a collector of telemetry, which it is, too
         elif not (head.startswith(_START) and _AUTHORIZATION in lower and _MODEL in body):
             self.send(NOT_REWRITTEN)
         elif _STREAM.search(body):
