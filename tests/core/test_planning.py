@@ -423,3 +423,16 @@ def test_any_object_without_messages_is_refused(body):
 @given(st.text(max_size=30))
 def test_any_target_is_planned(target):
     assert isinstance(planned(make_request(target=target)), Plan)
+
+
+@pytest.mark.parametrize(
+    ("fields", "asked"),
+    [
+        ({}, ()),
+        ({"max_tokens": 30, "temperature": 0.5}, (("max_tokens", 30), ("temperature", 0.5))),
+        ({"max_tokens": None, "temperature": "hot", "top_p": True}, ()),
+        ({"max_completion_tokens": 10**40, "top_p": 1e300}, ()),
+    ],
+)
+def test_a_plan_tells_what_was_asked_for_in_numbers(fields, asked):
+    assert planned(make_request(body={"messages": [], **fields})).asked == asked

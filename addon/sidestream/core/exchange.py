@@ -53,7 +53,8 @@ class Record:
 
     It holds names, counts and times, never a body, a header or a key: redacted by
     construction. ``None``: not known, or not applicable. `content` is there only when an operator asked
-    for it, and is no field of the log's; neither are `wall_time`, which is `time` in full, in seconds, and `trace`.
+    for it, and is no field of the log's; neither are `wall_time`, which is `time` in full, in seconds, `trace`,
+    and `asked` (`Plan.asked`).
     """
 
     time: str
@@ -133,6 +134,7 @@ class Record:
     content: Content | None = field(default=None, repr=False)
     wall_time: float = 0.0
     trace: Trace = field(default=NO_TRACE, repr=False)
+    asked: tuple[tuple[str, float], ...] = ()
 
     def as_dict(self) -> dict[str, object]:
         """Return the record as plain values, for JSON."""
@@ -141,7 +143,7 @@ class Record:
         return plain
 
 
-_FIELDS = tuple(part.name for part in fields(Record) if part.name not in ("content", "wall_time", "trace"))
+_FIELDS = tuple(part.name for part in fields(Record) if part.name not in ("content", "wall_time", "trace", "asked"))
 _ATTEMPT_FIELDS = tuple(part.name for part in fields(AttemptRecord))
 
 
@@ -292,6 +294,7 @@ class Exchange:
             content=self.content,
             wall_time=self._wall_time,
             trace=trace,
+            asked=planned.asked if planned else (),
         )
 
     def _has_all(self, meter: Meter) -> bool:

@@ -15,6 +15,9 @@ from sidestream.core.secret import CREDENTIAL_HEADERS, Secret
 from sidestream.core.snapshot import Endpoint, OpenAIConfig
 from sidestream.core.tracing import TRACEPARENT, TRACESTATE, SpanContext
 
+ASKED = ("max_tokens", "max_completion_tokens", "temperature", "top_p")
+"""Fields of a chat body that a trace tells: how much of an answer was asked for, and how free it was to be."""
+
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
@@ -40,7 +43,7 @@ class Plan:
     What will be done for a forwarded request, and what the record says of it.
 
     `adds_usage`: a stream is asked to end with an event that tells its usage, which the client did not ask for.
-    `span`: the attempt's, which the provider is told.
+    `asked`: numbers of the body that say how to answer. `span`: the attempt's, which the provider is told.
     """
 
     operation: Operation
@@ -49,6 +52,7 @@ class Plan:
     sent_model: str | None
     stream: bool
     adds_usage: bool = False
+    asked: tuple[tuple[str, float], ...] = ()
     span: SpanContext | None = None
 
 
@@ -84,19 +88,18 @@ def plan(forward: Forward, request: RequestView) -> Plan | Reject:
     )
     sent_model = body.get("model")
     sent_model = sent_model if isinstance(sent_model, str) else None
-    return Plan(operation, attempt, model, sent_model, _is_true(body, "stream"), adds_usage)
+    return Plan(operation, attempt, model, sent_model, _is_true(body, "stream"), adds_usage, _asked(body))
 
 
 def traced(planned: Plan, span: SpanContext) -> Plan:
     """Return `planned` as an attempt whose span is `span`: the provider is told it, and not the client's."""
     attempt = planned.attempt
-    told = ((TRACEPARENT, span.traceparent), *([(TRACESTATE, span.state)] if span.state else []))
-    attempt = replace(
-        attempt,
-        set_headers=(*attempt.set_headers, *told),
-        remove_headers=attempt.remove_headers | {TRACESTATE} - dict(told).keys(),
-    )
-    return replace(planned, attempt=attempt, span=span)
+    headers, removed = (*attempt.set_headers, (TRACEPARENT, span.traceparent)), attempt.remove_headers
+    if span.state:
+        headers = (*headers, (TRACESTATE, span.state))
+    else:
+        removed |= {TRACESTATE}
+    return replace(planned, attempt=replace(attempt, set_headers=headers, remove_headers=removed), span=span)
 
 
 def chat_body(body: Body, config: OpenAIConfig) -> Body:
@@ -145,6 +148,16 @@ def _target(path: str, operation: Operation) -> str:
     below, _, own_query = operation.path.partition("?")
     queries = [query for query in (path.partition("?")[2], own_query) if query]
     return base_of(path) + below + ("?" + "&".join(queries) if queries else "")
+
+
+def _asked(body: Body) -> tuple[tuple[str, float], ...]:
+    """Return what the body asks for in numbers; those that are out of any use are left out."""
+    named = ((name, body.get(name)) for name in ASKED)
+    return tuple(
+        (name, value)
+        for name, value in named
+        if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 2**31
+    )
 
 
 def _is_true(body: Body | None, name: str) -> bool:

@@ -9,7 +9,7 @@ Source: W3C Trace Context Level 2, 3.2 "Traceparent header", 3.3 "Tracestate hea
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 TRACEPARENT, TRACESTATE = "traceparent", "tracestate"
 """Names of the headers."""
@@ -48,7 +48,7 @@ class SpanContext:
 
     def below(self, number: int) -> "SpanContext":
         """Return a span below it. `number`: 64 random bits, which become its id."""
-        return replace(self, span_id=f"{number or 1:016x}")
+        return SpanContext(self.trace_id, f"{number or 1:016x}", self.flags, self.state)
 
 
 @dataclass(frozen=True, slots=True)

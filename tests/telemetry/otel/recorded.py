@@ -19,7 +19,7 @@ def record_of(*, trace=Trace(PARENT, OWN), model="gpt-4o", error=None, status=20
     exchange.trace = trace
     backend = make_backend(PROVIDER)
     exchange.decision = Forward(backend)
-    planned = plan(exchange.decision, make_request(body={"model": model, "messages": [], "stream": True}))
+    planned = plan(exchange.decision, make_request(body={"model": model, "messages": [], "stream": True, "top_p": 1}))
     exchange.received(now=10.0)
     for number in range(attempts):
         told = traced(planned, trace.own.below(number + 1)) if trace.own is not None else planned

@@ -61,6 +61,16 @@ def test_tokens_and_cost_stand_once():
     assert [name for attempt in attempts for name in attempt if name == "gen_ai.operation.name"] == []
 
 
+def test_what_was_asked_for_is_said():
+    asked = (("max_completion_tokens", 30), ("temperature", 0))
+
+    told = attributes_of(spans_of(replace(record_of(), asked=asked))[0])
+
+    assert (told["gen_ai.request.max_tokens"], told["gen_ai.request.temperature"]) == (30, 0.0)
+    assert type(told["gen_ai.request.temperature"]) is float
+    assert attributes_of(spans_of(record_of())[0])["gen_ai.request.top_p"] == 1.0
+
+
 def test_what_is_not_known_is_not_said():
     told = attributes_of(spans_of(record_of())[0])
 
@@ -103,7 +113,7 @@ def test_without_content_there_is_none():
     assert not [name for span in spans_of(record_of()) for name in attributes_of(span) if "body" in name]
 
 
-@given(st.text(st.characters()), st.integers(0), st.floats(0))
+@given(st.text(st.characters()), st.integers(), st.floats())
 def test_whatever_was_recorded_can_be_sent(text, number, seconds):
     fields = {"request_model": text, "sent_model": text, "response_model": text, "finish_reason": text}
     counts = {"prompt_tokens": number, "completion_tokens": number, "cost_usd": seconds}

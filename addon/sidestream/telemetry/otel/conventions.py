@@ -9,6 +9,9 @@ OPERATION_NAME = "gen_ai.operation.name"
 PROVIDER_NAME = "gen_ai.provider.name"
 REQUEST_MODEL = "gen_ai.request.model"
 REQUEST_STREAM = "gen_ai.request.stream"
+MAX_TOKENS = "gen_ai.request.max_tokens"
+TEMPERATURE = "gen_ai.request.temperature"
+TOP_P = "gen_ai.request.top_p"
 RESPONSE_MODEL = "gen_ai.response.model"
 RESPONSE_ID = "gen_ai.response.id"
 FINISH_REASONS = "gen_ai.response.finish_reasons"
@@ -56,6 +59,9 @@ LABELS = {
     )
 }
 """Label of Prometheus' → attribute of OpenTelemetry's, where that is one of its own."""
+
+ASKED = {"max_tokens": MAX_TOKENS, "max_completion_tokens": MAX_TOKENS, "temperature": TEMPERATURE, "top_p": TOP_P}
+"""Field of a request's body → attribute."""
 
 _UNITS = {"_seconds": "s", "_bytes": "By"}
 

@@ -1,7 +1,6 @@
 """The spans of exchanges that begin: which trace they are in, and whether anybody keeps them."""
 
 import random
-from dataclasses import replace
 
 from opentelemetry.context import Context
 from opentelemetry.sdk.resources import (
@@ -30,12 +29,18 @@ class Sampling:
 
     def __call__(self, parent: SpanContext | None) -> SpanContext:
         """Return the span of an exchange whose client's is `parent`."""
-        above = parent or SpanContext(f"{random.getrandbits(128) or 1:032x}", "", RANDOM)
-        context = _context_of(parent) if parent is not None else None
-        decided = self._sampler.should_sample(context, int(above.trace_id, 16), SPAN_NAME).decision
+        if parent is None:
+            trace_id, random_flag, state, context = f"{random.getrandbits(128) or 1:032x}", RANDOM, "", None
+        else:
+            trace_id, random_flag, state, context = (
+                parent.trace_id,
+                parent.flags & RANDOM,
+                parent.state,
+                _context_of(parent),
+            )
+        decided = self._sampler.should_sample(context, int(trace_id, 16), SPAN_NAME).decision
         flag = SAMPLED if decided is Decision.RECORD_AND_SAMPLE else 0
-        own = replace(above, flags=above.flags & RANDOM | flag)
-        return own.below(random.getrandbits(64))
+        return SpanContext(trace_id, f"{random.getrandbits(64) or 1:016x}", random_flag | flag, state)
 
 
 def _context_of(parent: SpanContext) -> Context:

@@ -84,6 +84,7 @@ def _of_policy(record: Record) -> Attributes:
         (names.CLIENT_MODEL, record.request_model),
         (names.ATTEMPTS, len(record.attempts)),
         (names.USAGE_PARTIAL, record.usage_partial),
+        *((names.ASKED[name], int(value) if "tokens" in name else float(value)) for name, value in record.asked),
     )
 
 
@@ -148,7 +149,7 @@ def _value(value: str | float) -> AnyValue:
         case bool():
             return AnyValue(bool_value=value)
         case int():
-            return AnyValue(int_value=min(value, _LARGEST))  # a provider may count what it wants
+            return AnyValue(int_value=max(-_LARGEST, min(value, _LARGEST)))  # a provider may count what it wants
         case float():
             return AnyValue(double_value=value)
         case str():
