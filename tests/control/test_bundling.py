@@ -233,7 +233,7 @@ STATES = st.lists(
 
 
 @given(STATES)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_whatever_happens_every_bundle_compiles(tmp_path_factory, states):
     made = None
     for documents, secrets in states:

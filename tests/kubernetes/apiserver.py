@@ -84,6 +84,7 @@ class Faults:
     errors: int = 0  # calls answered with 500, the body of the request in the message
     broken_lines: int = 0  # events that break off in mid-line, with the connection
     refused_watches: int = 0  # watches whose connection is closed at once
+    empty_watches: int = 0  # watches that end at once, as if their time were over
 
 
 class ApiServer:
@@ -451,6 +452,8 @@ class _Speaking(BaseHTTPRequestHandler):
         if self.api._use_up("refused_watches"):
             return
         events = self.api.watched(place["plural"], place["namespace"] or "", query)
+        if self.api._use_up("empty_watches"):
+            events = iter(())
         first = next(events, None)  # before it, the answer may still be 410
         self.send_response(200)
         self.send_header("Content-Type", "application/json")

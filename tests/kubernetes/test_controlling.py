@@ -199,7 +199,7 @@ def test_the_bundle_of_a_selector_is_deleted_when_nobody_asks_for_it_and_no_pod_
         server.wait(lambda: key_in(server) == {"sk-c"})
 
 
-@pytest.mark.parametrize("fault", ["conflicts", "errors", "broken_lines", "refused_watches"])
+@pytest.mark.parametrize("fault", ["conflicts", "errors", "broken_lines", "refused_watches", "empty_watches"])
 def test_what_goes_wrong_is_done_again(server, fault, monkeypatch):
     monkeypatch.setattr("sidestream.control.controlling.RETRY_SECONDS", (0.01, 0.05))
     server.apply(secret())

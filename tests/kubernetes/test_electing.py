@@ -76,6 +76,18 @@ def test_a_leader_that_is_cut_off_stops_before_another_one_starts(server, replic
     assert order == [("one", False), ("two", True)]
 
 
+def test_a_leader_whose_renewal_hangs_leads_no_longer_than_its_deadline(server, replica, monkeypatch):
+    one = replica("one")
+    server.wait(lambda: one.leads)
+    hanging = threading.Event()
+    monkeypatch.setattr(one.electing, "_hold", lambda: hanging.wait(10))
+
+    server.wait(lambda: not one.leads, seconds=FAST.lease)
+
+    assert one.was == [True]  # the thread hangs: whoever writes has to ask
+    hanging.set()
+
+
 def test_a_conflict_is_no_lead(server, replica):
     server.faults.conflicts = 3
     one = replica("one")

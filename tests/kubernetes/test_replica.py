@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from sidestream.cli.main import main
 from tests.control.cluster import keyed
 from tests.kubernetes.apiserver import asked
 from tests.kubernetes.test_webhooks import POD, SERVICE, install, trusted
@@ -88,19 +89,13 @@ def ca_of(server) -> str:
     return base64.b64decode(trusted(server)).decode()
 
 
-def test_without_a_cluster_it_says_so_and_ends(tmp_path):
-    ended = subprocess.run(
-        [COMMAND, "controller", f"--kubeconfig={tmp_path / 'nothing'}"], capture_output=True, text=True, timeout=60
-    )
-
-    assert ended.returncode == 1
-    assert "no cluster is configured" in ended.stderr
+def test_without_a_cluster_it_says_so_and_ends(tmp_path, capsys):
+    assert main(["controller", f"--kubeconfig={tmp_path / 'nothing'}"]) == 1
+    assert "no cluster is configured" in capsys.readouterr().err
 
 
-def test_an_annotation_that_makes_no_sense_is_refused_at_the_start():
-    ended = subprocess.run(
-        [COMMAND, "controller", "--default=log-level=loud"], capture_output=True, text=True, timeout=60
-    )
+def test_an_annotation_that_makes_no_sense_is_refused_at_the_start(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["controller", "--default=log-level=loud"])
 
-    assert ended.returncode == 2
-    assert "log-level" in ended.stderr
+    assert "log-level" in capsys.readouterr().err

@@ -76,7 +76,7 @@ def test_a_long_list_comes_in_pages(server, told, monkeypatch):
     assert server.count("list", "llmproviders") == 3
 
 
-@pytest.mark.parametrize("fault", ["drop", "broken_lines", "refused_watches"])
+@pytest.mark.parametrize("fault", ["drop", "broken_lines", "refused_watches", "empty_watches"])
 def test_a_watch_that_breaks_off_goes_on_without_losing_an_event(server, told, fault):
     told.start()
     told.until()

@@ -78,9 +78,8 @@ def installed(server):
     with controlling(server) as control:
         certificate = Certificate(api_of(server), NAMESPACE)
         certificate.refresh(NOW)
-        answering = Answering(
-            control.known, control.bundle_for, Options(), lambda: control.ready, lambda: control.alive
-        )
+        health = (lambda: control.ready, lambda: control.ready, lambda: control.alive)
+        answering = Answering(control.known, control.bundle_for, Options(), *health)
         with serving(answering, certificate.context) as address:
             server.tie_webhooks_to = address
             server.certificate, server.control = certificate, control
@@ -181,7 +180,7 @@ def test_a_webhook_that_fails_says_nothing_of_what_was_sent(server, caplog):
 
     certificate = Certificate(api_of(server), NAMESPACE)
     certificate.refresh(NOW)
-    answering = Answering(stumble, lambda *_: "", Options(), lambda: True, lambda: True)
+    answering = Answering(stumble, lambda *_: "", Options(), lambda: False, lambda: True, lambda: True)
     with serving(answering, certificate.context) as address:
         for body in (keyed(key=f"apiKey: {MARKER}"), None):
             review = {"apiVersion": "admission.k8s.io/v1", "request": {"uid": "1", "object": body}}
@@ -191,6 +190,19 @@ def test_a_webhook_that_fails_says_nothing_of_what_was_sent(server, caplog):
 
     assert MARKER not in repr([vars(record) for record in caplog.records])
     assert [record.error for record in caplog.records if record.levelname == "ERROR"] == ["RuntimeError"]
+
+
+def test_no_pod_is_injected_before_every_policy_is_known(server):
+    certificate = Certificate(api_of(server), NAMESPACE)
+    certificate.refresh(NOW)
+    answering = Answering(lambda _: ([], {}), lambda *_: "", Options(), lambda: False, lambda: True, lambda: True)
+    review = {"apiVersion": "admission.k8s.io/v1", "request": {"uid": "1", "object": POD}}
+
+    with (
+        serving(answering, certificate.context) as address,
+        pytest.raises(Refused, match="503"),
+    ):
+        asked(address, SERVICE | {"path": "/inject"}, certificate._served.ca_bundle.decode(), review)
 
 
 def api_create(api, document: dict) -> None:

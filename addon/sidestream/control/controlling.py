@@ -8,6 +8,7 @@ import logging
 import queue
 import threading
 import time
+from collections.abc import Callable
 
 from sidestream.control.bundling import Entry
 from sidestream.control.nudging import PATCHES_PER_SECOND, Nudging
@@ -62,6 +63,7 @@ class Controlling:
         self._lock = threading.Lock()  # of the reconciler, which webhooks ask, too
         self._events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
         self._leading = False
+        self._still: Callable[[], bool] = lambda: True
         self._stopping = False
         self._failures: dict[str, int] = {}
         self._due: dict[str, float] = {}
@@ -89,8 +91,9 @@ class Controlling:
             watching.stop()
         self._nudging.stop()
 
-    def lead(self, *, leads: bool) -> None:
-        """Write from now on, or write no more."""
+    def lead(self, *, leads: bool, still: Callable[[], bool] = lambda: True) -> None:
+        """Write from now on, as long as `still` says so, or write no more."""
+        self._still = still
         with self._lock:
             self._leading = self._reconciler.leads = leads
             self._reconciler.mark_all()
@@ -167,6 +170,9 @@ class Controlling:
         for namespace in dirty:
             if self._stopping or not self._leading:
                 return
+            if not self._still():
+                self._due[namespace] = time.monotonic() + RETRY_SECONDS[0]
+                continue
             with self._lock:
                 plan = self._reconciler.plan(namespace, now=rfc3339())
             self._carry_out(namespace, plan)
@@ -188,6 +194,9 @@ class Controlling:
         try:
             for step in plan.steps:
                 if not self._leading:
+                    return
+                if not self._still():
+                    self._due[namespace] = time.monotonic() + RETRY_SECONDS[0]
                     return
                 self._take(step)
             self._failures.pop(namespace, None)

@@ -90,8 +90,8 @@ class Electing:
 
     @property
     def leads(self) -> bool:
-        """Whether we lead."""
-        return self._leads
+        """Whether we lead: not past the deadline, even while a renewal hangs."""
+        return self._leads and time.monotonic() < self._renewed + self._timing.deadline
 
     def start(self) -> None:
         """Stand for election."""
@@ -109,7 +109,7 @@ class Electing:
             try:
                 held = self._hold()
             except ApiError as e:
-                held = self._leads and time.monotonic() < self._renewed + self._timing.deadline
+                held = self.leads
                 logger.warning("the lease could not be renewed", extra={"leads": held, "error": str(e)})
             else:
                 if held:

@@ -52,13 +52,14 @@ class Replica:
             known=self.control.known,
             bundle_for=self.control.bundle_for,
             options=settings.injection,
+            knows_all=lambda: self.control.ready,
             is_ready=lambda: self.control.ready and not self.ending,
             is_alive=lambda: self.control.alive,
         )
         self.webhooks = webhooks(answering, self.certificate.context)
 
     def _lead(self, leads: bool) -> None:  # noqa: FBT001 what an election tells
-        self.control.lead(leads=leads)
+        self.control.lead(leads=leads, still=lambda: self.election.leads)
 
 
 async def run(replica: Replica, port: int, host: str | None = None) -> bool:

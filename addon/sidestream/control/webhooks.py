@@ -28,11 +28,17 @@ MAX_BODY_BYTES = 8 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Answering:
-    """What the webhooks need to know. `options`: how pods are injected."""
+    """
+    What the webhooks need to know.
+
+    `options`: how pods are injected. `knows_all`: whether every policy was heard of; before, nobody can say which
+    bundle a pod is to mount.
+    """
 
     known: Known
     bundle_for: Callable[[str, Labels], str]
     options: Options
+    knows_all: Callable[[], bool]
     is_ready: Callable[[], bool]
     is_alive: Callable[[], bool]
 
@@ -103,6 +109,8 @@ class _Validate(_Webhook):
 
 class _Inject(_Webhook):
     def answer(self, review: dict[str, Any]) -> dict[str, Any]:
+        if not self.answering.knows_all():
+            raise HTTPError(503, reason="not every policy is known yet")
         return injected(review, self.answering.options, self.answering.bundle_for)
 
 

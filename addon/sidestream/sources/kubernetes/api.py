@@ -17,12 +17,14 @@ import urllib3
 from kubernetes import client, config
 
 from sidestream.core.errors import cut
-from sidestream.sources.kubernetes.objects import SECRETS, Object, Resource, key_of
+from sidestream.sources.kubernetes.objects import LEASES, SECRETS, Object, Resource, key_of
 
 PAGE = 500
 """How many objects a page of a list has, as client-go asks for."""
 TIMEOUTS_SECONDS = (5.0, 30.0)
 """How long a call may take to connect, and until the next bytes of its answer."""
+LEASE_TIMEOUTS_SECONDS = (2.0, 3.0)
+"""The same for leases, which are worth nothing late."""
 WATCH_SECONDS = 300
 """How long a watch is asked to last."""
 WATCH_TIMEOUTS_SECONDS = (5.0, WATCH_SECONDS + 30.0)
@@ -153,7 +155,7 @@ class Api:
                 body=None if call.body is None else json.dumps(call.body).encode(),
                 headers=headers,
                 preload_content=not streamed,
-                timeout=urllib3.Timeout(*(WATCH_TIMEOUTS_SECONDS if streamed else TIMEOUTS_SECONDS)),
+                timeout=urllib3.Timeout(*_timeouts(call.resource, streamed=streamed)),
             )
         except urllib3.exceptions.HTTPError as e:
             raise ApiError(0, type(e).__name__, f"{call}: {cut(str(e))}") from None
@@ -252,6 +254,12 @@ def _refused(status: int, text: bytes | str, doing: str, *, tell: bool = True) -
         reason, message = "", ""
     told = f": {cut(message)}" if tell and message else ""
     return ApiError(status, reason, f"{doing}: {status} {reason}{told}")
+
+
+def _timeouts(resource: Resource, *, streamed: bool) -> tuple[float, float]:
+    if streamed:
+        return WATCH_TIMEOUTS_SECONDS
+    return LEASE_TIMEOUTS_SECONDS if resource == LEASES else TIMEOUTS_SECONDS
 
 
 def _query(**terms: str) -> dict[str, str]:

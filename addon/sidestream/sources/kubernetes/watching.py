@@ -9,6 +9,7 @@ what was deleted meanwhile is missing from that list.
 import logging
 import random
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -19,6 +20,9 @@ logger = logging.getLogger(__name__)
 
 BACKOFF_SECONDS = (0.2, 30.0)
 """The first pause after a failure, and the longest: each is up to twice the one before, and drawn at random."""
+
+HASTY_SECONDS = 1.0
+"""A watch that ends sooner, and told of nothing, is not begun again at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +73,11 @@ class Watching:
             try:
                 if not version:
                     version = self._list()
+                started, before = time.monotonic(), version
                 version = self._follow(version)
                 failures = 0
+                if version == before and time.monotonic() < started + HASTY_SECONDS:
+                    self._pause(1)
             except _Broken as e:
                 # What was told of before counts: a watch that got somewhere is no failure of its beginning.
                 failures = 1 if e.version != version else failures + 1
