@@ -18,6 +18,16 @@ def api_of(server: ApiServer) -> Api:
     return Api(configuration)
 
 
+def kubeconfig_of(server: ApiServer, folder: Path) -> Path:
+    path = folder / "kubeconfig"
+    path.write_text(
+        f"apiVersion: v1\nkind: Config\nclusters: [{{name: c, cluster: {{server: '{server.url}'}}}}]\n"
+        "contexts: [{name: c, context: {cluster: c, user: u}}]\ncurrent-context: c\n"
+        "users: [{name: u, user: {token: t}}]\n"
+    )
+    return path
+
+
 @contextlib.contextmanager
 def controlling(server: ApiServer, *, leads: bool = True, rate: float = 10_000.0) -> Iterator[Controlling]:
     """A control plane that knows everything; it leads, unless it is told not to."""
@@ -49,13 +59,18 @@ def revision(server: ApiServer, name: str) -> str | None:
     return (found["metadata"].get("annotations") or {}).get("sidestream.dev/policy-revision")
 
 
-def governed(
-    server: ApiServer, folder: Path, bundle: str = "sidestream-policy", labels: dict | None = None
-) -> set[str]:
-    """The hosts that a sidecar governs which mounts a bundle as it is now."""
+def mount(server: ApiServer, folder: Path, bundle: str = "sidestream-policy") -> None:
+    """Put a bundle as it is now into a folder."""
     folder.mkdir(exist_ok=True)
     for path in folder.iterdir():
         path.unlink()
     for name, content in server.files(bundle).items():
         (folder / name).write_bytes(content)
+
+
+def governed(
+    server: ApiServer, folder: Path, bundle: str = "sidestream-policy", labels: dict | None = None
+) -> set[str]:
+    """The hosts that a sidecar governs which mounts a bundle as it is now."""
+    mount(server, folder, bundle)
     return set(Folder(folder, {}).read().compilation.require().for_workload(labels or {}).hosts)

@@ -8,7 +8,7 @@ from sidestream.sources.kubernetes import cluster as source
 from sidestream.sources.kubernetes.cluster import Cluster
 from sidestream.sources.watching import PolicyWatch
 from tests.control.cluster import MARKER, keyed, secret, to
-from tests.kubernetes.clusters import api_of
+from tests.kubernetes.clusters import api_of, kubeconfig_of
 
 
 @pytest.fixture
@@ -85,12 +85,7 @@ def test_an_api_that_can_not_be_had_is_a_problem(server, monkeypatch):
 
 
 def test_a_proxy_is_connected_to_the_cluster_of_its_kubeconfig(server, tmp_path, monkeypatch):
-    kubeconfig = tmp_path / "config"
-    kubeconfig.write_text(
-        f"apiVersion: v1\nkind: Config\nclusters: [{{name: c, cluster: {{server: '{server.url}'}}}}]\n"
-        "contexts: [{name: c, context: {cluster: c, user: u}}]\ncurrent-context: c\n"
-        "users: [{name: u, user: {token: t}}]\n"
-    )
+    kubeconfig = kubeconfig_of(server, tmp_path)
     monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(kubeconfig))
     server.apply(keyed(key="apiKey: sk-a"))
 

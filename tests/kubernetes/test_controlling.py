@@ -3,9 +3,11 @@ import logging
 
 import pytest
 
+from sidestream.sources.folder import Folder
+from sidestream.sources.watching import PolicyWatch
 from tests.control.cluster import MARKER, keyed, secret, to
 from tests.kubernetes.apiserver import Faults
-from tests.kubernetes.clusters import controlling, governed, pod, revision
+from tests.kubernetes.clusters import controlling, governed, mount, pod, revision
 
 SLEEP = "workloadSelector: {labels: {app: sleep}}"
 
@@ -47,6 +49,20 @@ def test_what_is_created_changed_and_deleted_is_in_the_bundle(server, tmp_path):
     assert {"talk", "api.alpha.example"} <= changed
     assert "chat" not in changed
     assert without_route == {"api.alpha.example"}
+
+
+def test_what_a_sidecar_has_in_force_follows_its_bundle(server, tmp_path):
+    server.apply(keyed(key="apiKey: sk-a"))
+    with controlling(server):
+        server.wait(lambda: programmed(server))
+        mount(server, tmp_path)
+        sidecar = PolicyWatch(Folder(tmp_path, {}), {"app": "sleep"})
+        server.apply(to("chat", "api.alpha.example"))
+        server.wait(lambda: programmed(server, "LLMRoute", "chat"))
+        mount(server, tmp_path)
+
+        assert sidecar.refresh()
+        assert sidecar.snapshot.governs("chat")
 
 
 def test_a_status_is_written_once_per_generation(server):

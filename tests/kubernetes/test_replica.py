@@ -14,6 +14,7 @@ import pytest
 from sidestream.cli.main import main
 from tests.control.cluster import keyed
 from tests.kubernetes.apiserver import asked
+from tests.kubernetes.clusters import kubeconfig_of
 from tests.kubernetes.test_webhooks import POD, SERVICE, install, trusted
 
 COMMAND = str(Path(sys.executable).parent / "sidestream")
@@ -21,13 +22,7 @@ COMMAND = str(Path(sys.executable).parent / "sidestream")
 
 @pytest.fixture
 def kubeconfig(server, tmp_path):
-    path = tmp_path / "config"
-    path.write_text(
-        f"apiVersion: v1\nkind: Config\nclusters: [{{name: c, cluster: {{server: '{server.url}'}}}}]\n"
-        "contexts: [{name: c, context: {cluster: c, user: u}}]\ncurrent-context: c\n"
-        "users: [{name: u, user: {token: t}}]\n"
-    )
-    return path
+    return kubeconfig_of(server, tmp_path)
 
 
 @contextlib.contextmanager
