@@ -33,6 +33,9 @@ WAIT_SECONDS = 30.0
 
 ENVIRONMENT = {"DASHSCOPE_API_KEY": DASHSCOPE_KEY, "MOONSHOT_API_KEY": MOONSHOT_KEY}
 
+AT_ONCE = {"SIDESTREAM_GRACE": "0"}
+"""How a proxy ends whose end is not what is tested."""
+
 
 @dataclass
 class World:
@@ -181,7 +184,7 @@ def started(
             stdout=stream,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
-            env={**os.environ, **ENVIRONMENT, **(environment or {})},
+            env={**os.environ, **ENVIRONMENT, **AT_ONCE, **(environment or {})},
             cwd=ROOT,
         )
     proxy = Proxy(process, port, log, output)

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,8 @@ import pytest
 from sidestream.cli import workers
 from sidestream.cli.main import make_parser
 from sidestream.cli.running import worker_arguments
-from tests.world import provider_document, wait_for
+from tests.scripted import EVENT_STREAM, LAST_CHUNK, chunk, scripted
+from tests.world import listens, provider_document, wait_for
 
 COMMAND = str(Path(sys.executable).parent / "sidestream")
 HOST = "provider.test"
@@ -85,17 +87,19 @@ def test_pages_cannot_be_had_with_workers():
 
 
 class Parent:
-    """The command with two workers."""
+    """The command with two workers, in a group of processes of its own."""
 
-    def __init__(self, folder, port):
+    def __init__(self, folder, port, *flags, provider_port=9, **endpoint):
         self.port, self.log, self.output = port, folder / "records.jsonl", folder / "said.txt"
         policies = folder / "policies"
         policies.mkdir()
-        (policies / "provider.yaml").write_text(provider_document(HOST, 9))
+        (policies / "provider.yaml").write_text(provider_document(HOST, provider_port, **endpoint))
         command = [COMMAND, "run", "--policies", str(policies), "--listen", f"127.0.0.1:{port}", "--workers", "2"]
-        command += ["--confdir", str(folder / "confdir"), "--log", str(self.log)]
+        command += ["--confdir", str(folder / "confdir"), "--log", str(self.log), *flags]
         with self.output.open("wb") as stream:
-            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream)
+            self.process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, process_group=0
+            )
 
     @property
     def said(self):
@@ -128,10 +132,10 @@ class Parent:
         wait_for(lambda: self.said.count(" totals ") > before)
         return self.last_totals()
 
-    def last_totals(self):
+    def last_totals(self, name="connections_accepted"):
         *_, line = (line for line in self.said.splitlines() if " totals " in line)
         fields = dict(field.split("=") for field in line.split() if "=" in field)
-        return int(fields["connections_accepted"])
+        return int(fields[name])
 
 
 def two_free_ports():
@@ -196,6 +200,39 @@ def test_a_worker_that_dies_is_started_again_and_what_it_counted_stays(parent):
     parent.ask(1)
     assert killed not in parent.workers
     assert parent.totals() >= counted
+
+
+def begin_to_read(port):
+    client = socket.create_connection(("127.0.0.1", port), timeout=20)
+    body = b'{"messages": [], "stream": true}'
+    head = f"POST http://{HOST}/ HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: {len(body)}\r\n\r\n"
+    client.sendall(head.encode() + body)
+    assert client.recv(12) == b"HTTP/1.1 200"
+    return client
+
+
+def test_workers_finish_what_is_under_way_when_the_terminal_interrupts_all_of_them(tmp_path):
+    go = threading.Event()
+
+    def provide(line, _):
+        line.send(EVENT_STREAM + chunk(b'data: {"choices": [{"delta": {"content": "hi"}}]}\n\n'))
+        assert go.wait(20)
+        line.send(chunk(b"data: [DONE]\n\n") + LAST_CHUNK)
+
+    with scripted(provide) as provider:
+        flags = ("--grace", "60")
+        parent = Parent(tmp_path, two_free_ports(), *flags, provider_port=provider.port, tls={"mode": "DISABLE"})
+        clients = [begin_to_read(port) for port in (parent.wait_until_up().port, parent.port + 1)]
+        os.killpg(parent.process.pid, signal.SIGINT)
+        wait_for(lambda: not any(map(listens, (parent.port, parent.port + 1))))
+        assert len(parent.workers) == 2
+        go.set()
+        answers = [b"".join(iter(lambda client=client: client.recv(65536), b"")) for client in clients]
+
+        assert parent.process.wait(30) == 0
+    assert [answer.endswith(b"data: [DONE]\n\n\r\n" + LAST_CHUNK) for answer in answers] == [True, True]
+    assert parent.last_totals("exchanges_finished_at_end") == 2
+    assert parent.last_totals("exchanges_cut") == 0
 
 
 def test_no_worker_is_left_when_the_parent_is_killed(tmp_path):

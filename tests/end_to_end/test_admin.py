@@ -188,7 +188,7 @@ def test_the_sum_of_workers_outlives_one(world, shared_world):
     # Two ports that stand together, where the system gives none to anybody else.
     first = 20_000 + 2 * (os.getpid() % 4000)
     with sidestream_run(shared_world, *flags, policies=policies, port=first) as proxy:
-        wait_for(lambda: admin.get("/healthz/ready").status_code == 200)
+        wait_for(lambda: admin.get("/healthz/ready").status_code == 200, 30)
         for _ in range(3):
             call(proxy)
         wait_for(lambda: admin.total("sidestream_exchanges_total") == 3)

@@ -24,7 +24,7 @@ from pathlib import Path
 from sidestream.demo.certificates import Authority, Certificate
 from sidestream.demo.received import Received, read_journal
 from tests.namespaces import ROOT, Namespace, as_user, environment, namespaces
-from tests.world import BIN, DASHSCOPE_KEY, ENVIRONMENT, MOONSHOT_KEY, PUBLISHED, Proxy, wait_for
+from tests.world import AT_ONCE, BIN, DASHSCOPE_KEY, ENVIRONMENT, MOONSHOT_KEY, PUBLISHED, Proxy, wait_for
 
 REDIRECT = ROOT / "init-container" / "redirect.sh"
 MANIFESTS = Path(__file__).with_name("manifests")
@@ -264,7 +264,7 @@ def pod(outside: Outside, *redirect: str, run: tuple[str, ...] = (), may_complai
         command += ["--upstream-ca", str(outside.authority.ca_file), "--log", str(log), *run]
         inside = namespace.command(*command, user=as_user(PROXY_UID))
         output = folder / "said.txt"
-        process = stack.enter_context(running(inside, output, {**ENVIRONMENT, "HOME": str(home)}))
+        process = stack.enter_context(running(inside, output, {**ENVIRONMENT, **AT_ONCE, "HOME": str(home)}))
         for own in ("127.0.0.1", "::1"):
             wait_for(lambda own=own: listens(process, own, PROXY_PORT), 60)
         proxy = Proxy(process, PROXY_PORT, log, output)

@@ -8,6 +8,7 @@ import socket
 import sys
 
 from sidestream.cli import workers
+from sidestream.mitm.runtime import GRACE_SECONDS
 
 TRANSPARENT_PORT = 15001
 """Where redirected connections arrive: the default of init-container/redirect.sh."""
@@ -74,6 +75,12 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "--log-level", choices=LOG_LEVELS, help="which logs are told; default: $SIDESTREAM_LOG_LEVEL, or info"
     )
     parser.add_argument("--otel", action="store_true", help="send spans and metrics over OTLP, as OTEL_* variables say")
+    parser.add_argument(
+        "--grace",
+        type=_seconds,
+        metavar="SECONDS",
+        help=f"how long what is under way may take after SIGTERM or SIGINT; default: {GRACE_SECONDS}",
+    )
     parser.add_argument("--web", action="store_true", help="show the traffic on mitmweb's pages, on loopback")
     parser.add_argument(
         "--only-policy-hosts",
@@ -121,7 +128,7 @@ def _run(options: argparse.Namespace) -> int:
 
     with workers_admin(options.admin or os.environ.get("SIDESTREAM_ADMIN") or "auto", options.workers) as admin:
         try:
-            return workers.run(command, options.workers, admin)
+            return workers.run(command, options.workers, admin, grace_seconds=_grace_seconds(options))
         except ValueError as e:
             print(e, file=sys.stderr)
             return 1
@@ -137,6 +144,13 @@ def _take_cluster(options: argparse.Namespace) -> None:
         options.policies = f"kubernetes:{options.namespace or ''}"
 
 
+def _grace_seconds(options: argparse.Namespace) -> int:
+    """Return how long workers may take to end, as they understand it. What they refuse is theirs to say."""
+    set_ones = [given.partition("=")[2] for given in options.set if given.startswith("sidestream_grace=")]
+    given = [options.grace, *set_ones, os.environ.get("SIDESTREAM_GRACE")]
+    return next((int(text) for text in given if text and text.isdecimal()), GRACE_SECONDS)
+
+
 def worker_arguments(options: argparse.Namespace, modes: list[str], report_to: int, admin: str | None) -> list[str]:
     """Return the arguments of the command for a worker with `modes`: those that were given, one by one."""
     valued = {
@@ -149,6 +163,7 @@ def worker_arguments(options: argparse.Namespace, modes: list[str], report_to: i
         "--log": [options.log],
         "--labels": [options.labels],
         "--admin": [admin or "off"],
+        "--grace": [options.grace],
         "--set": options.set,
         "--report-to": [str(report_to)],
     }
@@ -182,6 +197,8 @@ def _run_here(options: argparse.Namespace, modes: list[str]) -> int:
     }
     # Without a flag, --set or the environment decides. A mode that names a port only would listen at all addresses.
     settings: dict[str, object] = {"listen_host": "127.0.0.1"} | {name: value for name, value in flags.items() if value}
+    if options.grace is not None:
+        settings["sidestream_grace"] = int(options.grace)
     if options.web:
         settings["web_open_browser"] = False
     parent = socket.socket(fileno=options.report_to) if options.report_to is not None else None
@@ -255,6 +272,12 @@ def _address(text: str) -> tuple[str, int]:
     if not (colon and host and port.isdecimal() and 0 < int(port) < 65536):
         raise argparse.ArgumentTypeError(f"{text!r} is no HOST:PORT")
     return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def _seconds(text: str) -> str:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds")
+    return text
 
 
 def _at_least_one(text: str) -> int:

@@ -24,7 +24,7 @@ FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 30.0
 SOUND_SECONDS = 60.0
 """How long a worker must have run so that its end counts as the first."""
 LAST_SECONDS = 20.0
-"""How long workers have to end before they are killed."""
+"""How long workers have to end after the grace before they are killed."""
 
 type Command = Callable[[int, int, str | None], Sequence[str]]
 """Worker's number, the file descriptor that it reports to, and where its admin endpoint is → its command line."""
@@ -84,24 +84,28 @@ def check(modes: Sequence[str], number: int) -> None:
         raise ValueError(f"several workers would listen at {', '.join(twice)}: leave {number} ports to each mode")
 
 
-def run(command: Command, number: int, admin: Admin | None = None) -> int:
+def run(command: Command, number: int, admin: Admin | None = None, *, grace_seconds: float = 0.0) -> int:
     """
     Run `number` workers until SIGTERM or SIGINT; return the exit status.
+
+    Every signal goes on to the workers, which end as one process does. `grace_seconds`: how long they may take.
 
     Raises:
         ValueError: `admin` can't be had.
     """
-    return asyncio.run(_Workers(command, number, admin).run())
+    return asyncio.run(_Workers(command, number, admin, grace_seconds).run())
 
 
 class _Workers:
     """`ended`: what workers had counted that are no more. `counted`: what those did that are, by number."""
 
-    def __init__(self, command: Command, number: int, admin: Admin | None) -> None:
+    def __init__(self, command: Command, number: int, admin: Admin | None, grace_seconds: float) -> None:
         self._command = command
         self._admin = admin
         self._number = number
+        self._grace_seconds = grace_seconds
         self._stop = asyncio.Event()
+        self._is_hurried = asyncio.Event()
         self._failed = 0
         self._processes: dict[int, asyncio.subprocess.Process] = {}
         self._ended: Counter[str] = Counter()
@@ -177,20 +181,27 @@ class _Workers:
         return status
 
     def _end_all(self) -> None:
+        if self._stop.is_set():
+            self._is_hurried.set()
         self._stop.set()
         for process in self._processes.values():
             with contextlib.suppress(ProcessLookupError):
                 process.terminate()
 
     async def _kill_late(self) -> None:
-        deadline = asyncio.get_running_loop().time() + LAST_SECONDS
-        waits = [asyncio.ensure_future(process.wait()) for process in self._processes.values()]
-        if waits:
-            await asyncio.wait(waits, timeout=deadline - asyncio.get_running_loop().time())
+        ended = asyncio.create_task(self._all_end())
+        hurried = asyncio.create_task(self._is_hurried.wait())
+        await asyncio.wait([ended, hurried], timeout=self._grace_seconds, return_when=asyncio.FIRST_COMPLETED)
+        hurried.cancel()
+        await asyncio.wait([ended], timeout=LAST_SECONDS)
         for index, process in self._processes.items():
             if process.returncode is None:
                 logger.error("a worker does not end; it is killed", extra={"worker": index})
                 process.kill()
+
+    async def _all_end(self) -> None:
+        for process in list(self._processes.values()):
+            await process.wait()
 
     def _say_totals(self) -> None:
         totals = self._ended.copy()

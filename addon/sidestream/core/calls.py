@@ -12,7 +12,7 @@ from enum import Enum
 from typing import Protocol
 
 from sidestream.core.attempts import Attempts, Failure, Try
-from sidestream.core.errors import Fault
+from sidestream.core.errors import Fault, client_error
 from sidestream.core.exchange import Exchange
 from sidestream.core.planning import Plan
 
@@ -114,3 +114,13 @@ def broken_by(failure: Failure) -> Broken:
             return Broken("provider_timeout", failure.message)
         case "reset" | "stream-error" | "rate-limited" | "server-error":
             return Broken("provider_failed", failure.message)
+
+
+def last_parts(broken: Broken, *, in_stream: bool) -> Sequence[Part]:
+    """
+    Return what ends an answer that is `broken`.
+
+    A client must be able to tell this from an end. `in_stream`: it reads a stream of events, and waits for more.
+    """
+    error = client_error(broken.fault, broken.message)
+    return (broken,) if error is None or not in_stream else (b"data: " + error.body() + b"\n\n", broken)

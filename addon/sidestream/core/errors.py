@@ -44,6 +44,7 @@ type Fault = Literal[
     "provider_unreachable",
     "provider_timeout",
     "provider_failed",
+    "shutting_down",
     "internal_error",
 ]
 """Why an exchange broke off: the record's word, and the client's `code` if it is told."""
@@ -63,6 +64,8 @@ def client_error(fault: Fault, message: str) -> ClientError | None:
     """Return what a client whose answer has not begun is told, unless it is gone. `message`: what is known besides."""
     if fault == "internal_error":
         return INTERNAL_ERROR
+    if fault == "shutting_down":
+        return SHUTTING_DOWN
     if fault not in _TOLD:
         return None
     status, beginning = _TOLD[fault]
@@ -71,4 +74,8 @@ def client_error(fault: Fault, message: str) -> ClientError | None:
 
 INTERNAL_ERROR = ClientError(
     500, "internal_error", "Sidestream failed to handle this request; it was not sent on. Its log says more."
+)
+
+SHUTTING_DOWN = ClientError(
+    503, "shutting_down", "Sidestream is shutting down, and the answer took longer than it waits; ask again"
 )

@@ -237,7 +237,7 @@ class Exchange:
             return None
         self._finished = True
         meter = self.meter or Meter("")
-        if error == "client_disconnected" and self._has_all(meter):
+        if error in ("client_disconnected", "shutting_down") and self._has_all(meter):
             error = None
         self.ended_attempt(error, now=now)
         meter.finish()

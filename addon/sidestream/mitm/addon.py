@@ -115,7 +115,12 @@ class Sidestream:
         """Return why no traffic should come yet, or any more; ``None``: it is ready."""
         if self.current.runtime is None:
             return "no policy is loaded"
-        return None if self._watching is not None else "it is ending"
+        return None if self.is_running and not self.current.is_ending else "it is ending"
+
+    @property
+    def is_running(self) -> bool:
+        """Tell whether it takes part in mitmproxy's life: it was started, and has not stopped."""
+        return self._watching is not None
 
     def live_count(self) -> int:
         """Return how many exchanges are under way."""
@@ -128,6 +133,14 @@ class Sidestream:
     def ejections(self) -> dict[str, tuple[int, bool]]:
         """Return providers that were ejected: name → how often, and whether they are left alone now."""
         return self._requests.ejections()
+
+    def cut_off(self) -> None:
+        """Take note that the proxy ends whatever is under way."""
+        self._requests.cut_off()
+
+    def ended_counts(self) -> tuple[int, int]:
+        """Return how many exchanges came to an end of their own since the start, and how many the proxy ended."""
+        return self._requests.ended_counts()
 
     def counts(self) -> dict[str, int]:
         """Return what happened since the start: name → how often. The names are a closed set."""

@@ -12,7 +12,8 @@ from mitmproxy.proxy import layer, layers, mode_specs, server_hooks
 
 from sidestream.mitm.current import Current
 from sidestream.mitm.engine.clients import prepare, prepare_server, was_redirected
-from sidestream.mitm.engine.http import GovernedHttpLayer, Governor, endpoints
+from sidestream.mitm.engine.governor import Governor
+from sidestream.mitm.engine.http import GovernedHttpLayer, endpoints
 from sidestream.mitm.engine.listening import deepen_backlogs
 from sidestream.mitm.engine.relay import passed_through
 from sidestream.mitm.engine.tls import distrusting_connection, provider_connection

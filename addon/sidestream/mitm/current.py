@@ -18,6 +18,7 @@ class Current:
     def __init__(self) -> None:
         self.settings = Settings()
         self.runtime: Runtime | None = None
+        self.is_ending = False
 
     @property
     def snapshot(self) -> Snapshot:

@@ -126,6 +126,11 @@ class Exchanges:
         """Forget the exchange of `flow`, and return it."""
         return self._open.pop(flow.id, None)
 
+    def note_fault(self, fault: Fault) -> None:
+        """Take note that all exchanges under way are ended early, each that was not before."""
+        for opened in self._open.values():
+            opened.fault = opened.fault or fault
+
     def end_all(self, client: connection.Client) -> list[Open]:
         """Forget the exchanges of `client`, and return them."""
         left = [flow_id for flow_id, opened in self._open.items() if opened.client == client.id]

@@ -12,7 +12,7 @@ from mitmproxy.options import Options
 from mitmproxy.utils import human
 
 from sidestream.core.errors import cut
-from sidestream.mitm.runtime import AUTOMATIC, OFF, Settings
+from sidestream.mitm.runtime import AUTOMATIC, GRACE_SECONDS, OFF, Settings
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +29,7 @@ MAX_HEAD = "sidestream_max_head"
 MAX_EXCHANGES = "sidestream_max_exchanges"
 MAX_CONNECTIONS = "sidestream_max_connections"
 WEB_MAX_FLOWS = "sidestream_web_max_flows"
+GRACE = "sidestream_grace"
 ADMIN = "sidestream_admin"
 ASM_NAMES = "sidestream_asm_names"
 COST = "sidestream_cost"
@@ -57,6 +58,7 @@ ALL = frozenset(
         MAX_EXCHANGES,
         MAX_CONNECTIONS,
         WEB_MAX_FLOWS,
+        GRACE,
         ADMIN,
         ASM_NAMES,
         COST,
@@ -152,6 +154,12 @@ def declare(loader: Loader) -> None:
         _number(WEB_MAX_FLOWS, 1000),
         "How many flows mitmweb and mitmproxy keep; the oldest that are finished go. 0: no limit.",
     )
+    loader.add_option(
+        GRACE,
+        int,
+        _number(GRACE, GRACE_SECONDS),
+        "How many seconds what is under way may take when the proxy is to end (under `sidestream run`).",
+    )
 
     loader.add_option(
         ADMIN,
@@ -233,6 +241,7 @@ def read(options: Options) -> Settings:
         max_exchanges=_at_least_one(options.sidestream_max_exchanges),
         max_connections=_not_negative(MAX_CONNECTIONS, options.sidestream_max_connections),
         web_max_flows=_not_negative(WEB_MAX_FLOWS, options.sidestream_web_max_flows),
+        grace_seconds=_not_negative(GRACE, options.sidestream_grace, none="no wait"),
         admin=_admin(options.sidestream_admin),
         asm_names=options.sidestream_asm_names,
         cost=options.sidestream_cost,

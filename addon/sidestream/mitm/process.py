@@ -21,6 +21,7 @@ from mitmproxy.tools.dump import DumpMaster
 
 from sidestream.mitm import memory
 from sidestream.mitm.addon import Sidestream
+from sidestream.mitm.ending import Ending
 from sidestream.mitm.engine.chain import put_first
 from sidestream.mitm.reporting import Reporting
 
@@ -57,7 +58,9 @@ class Process:
 
 def run(process: Process, addon: Sidestream) -> None:
     """
-    Run until SIGTERM or SIGINT.
+    Run until SIGTERM or SIGINT, and then until what is under way is done (see `mitm.ending`).
+
+    The second one ends it at once.
 
     Raises:
         UsageError: a mode or an option of mitmproxy makes no sense.
@@ -81,9 +84,14 @@ async def _run(process: Process, addon: Sidestream) -> None:
     else:
         master = DumpMaster(options, with_termlog=False, with_dumper=False)
     put_first(master.addons, addon)
-    master.addons.add(_Settled())
+    ending = Ending(addon, master)
+    master.addons.add(_Settled(), ending)
+
+    def counts() -> dict[str, int]:
+        return addon.counts() | ending.counts
+
     if process.parent is not None:
-        master.addons.add(Reporting(addon.counts, process.parent))
+        master.addons.add(Reporting(counts, process.parent))
     try:
         for mode in process.modes:
             ProxyMode.parse(mode)
@@ -99,17 +107,23 @@ async def _run(process: Process, addon: Sidestream) -> None:
         raise ProcessError(str(e)) from e
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, master.shutdown)
+        loop.add_signal_handler(number, ending.begin)
     if process.parent is not None:
-        await master.run()  # it is the parent that tells the totals
+        # The terminal sends SIGINT to all of us, and it is the parent that says when to end, and tells the totals.
+        loop.add_signal_handler(signal.SIGINT, _leave_it_to_the_parent)
+        await master.run()
         return
 
     def say_totals() -> None:
-        logger.info("totals", extra=addon.counts())
+        logger.info("totals", extra=counts())
 
     loop.add_signal_handler(signal.SIGUSR1, say_totals)
     await master.run()
     say_totals()
+
+
+def _leave_it_to_the_parent() -> None:
+    pass
 
 
 class _Settled:

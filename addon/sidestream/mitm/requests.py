@@ -73,7 +73,7 @@ class RequestHooks:
     def __init__(self, current: Current) -> None:
         self._current = current
         self.health = Health()
-        self._recorded = self._attempted = 0
+        self._recorded = self._attempted = self._cut = 0
         self._refused: Counter[str] = Counter()
         self._exchanges = Exchanges()
         self._governed: WeakSet[http.HTTPFlow] = WeakSet()  # outlives an exchange, for the error that ends it
@@ -254,6 +254,7 @@ class RequestHooks:
             opened.record = record
             self._recorded += 1
             self._attempted += len(record.attempts)
+            self._cut += record.error == "shutting_down"
             if record.error in LIMITS:
                 self._refused[record.error] += 1
             self._current.publish(record)
@@ -316,6 +317,14 @@ class RequestHooks:
         """Return how many exchanges are under way."""
         return len(self._exchanges)
 
+    def cut_off(self) -> None:
+        """Take note that the proxy ends whatever is under way."""
+        self._exchanges.note_fault("shutting_down")
+
+    def ended_counts(self) -> tuple[int, int]:
+        """Return how many exchanges came to an end of their own since the start, and how many the proxy ended."""
+        return self._recorded - self._cut, self._cut
+
     def live(self) -> list[dict[str, object]]:
         """Return what is known of the exchanges under way, oldest first."""
         now = time.monotonic()
@@ -347,6 +356,10 @@ class RequestHooks:
             logger.exception("it could not be told whether the length of a body is bounded")
             is_held = not settings.fail_open
         return settings.max_body_bytes if is_held else None
+
+    def is_ending(self) -> bool:
+        """Tell whether the proxy ends."""
+        return self._current.is_ending
 
     def note_fault(self, flow: http.HTTPFlow, fault: Fault) -> None:
         """Take note of who ended `flow` early."""

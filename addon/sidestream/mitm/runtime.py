@@ -17,6 +17,9 @@ OFF = "off"
 AUTOMATIC = "auto"
 """Values of `Settings.admin` besides an address: no endpoint, and the usual address if nobody has it."""
 
+GRACE_SECONDS = 25
+"""How long what is under way may take when the process is to end: Kubernetes waits for 30 seconds."""
+
 type Sink = Callable[[Record], None]
 """Takes finished records."""
 
@@ -79,6 +82,8 @@ class Settings:
     way at a time. `max_connections`, `web_max_flows`: 0 for no limit. `admin`: HOST:PORT of the admin endpoint, or a
     word. `otel`: spans and metrics go to OpenTelemetry's collector.
 
+    `grace_seconds`: how long what is under way may take when the process is to end.
+
     `log`: files, or ``-``, parted by commas. `log_sample`: the share of records that is written, besides failures.
     `log_max_bytes`: how large a file may become before it is rotated, 0 for any; `log_keep`: rotated files.
     `log_content`: with bodies, less what is known to be secret or matches `log_redact`.
@@ -98,6 +103,7 @@ class Settings:
     max_exchanges: int = 1000
     max_connections: int = 0
     web_max_flows: int = 0
+    grace_seconds: int = GRACE_SECONDS
     admin: str = OFF
     asm_names: bool = False
     cost: bool = False

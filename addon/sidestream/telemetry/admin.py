@@ -83,7 +83,12 @@ class AdminEndpoint:
             logger.warning("%s", message)
             return
         handlers = [(path, _Handler, {"make": make}) for path, make in self._pages.items()]
-        application = Application(handlers, default_handler_class=_Missing, default_handler_args={"pages": self._pages})
+        application = Application(
+            handlers,
+            default_handler_class=_Missing,
+            default_handler_args={"pages": self._pages},
+            log_function=_say_nothing,
+        )
         self._server = HTTPServer(application)
         self._server.add_sockets(sockets)
 
@@ -94,6 +99,10 @@ class AdminEndpoint:
             self._server = None
             if self._address.startswith(UNIX):
                 Path(self._address.removeprefix(UNIX)).unlink(missing_ok=True)
+
+
+def _say_nothing(_: object) -> None:
+    """Log no answers: that it is not ready is no error, and is asked for every few seconds."""
 
 
 def _listen(address: str) -> list[socket.socket]:

@@ -13,9 +13,8 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 
 from sidestream.core.attempts import Failure, Try
-from sidestream.core.calls import Broken, Caller, End, Head, Part, broken_by
+from sidestream.core.calls import Broken, Caller, End, Head, Part, broken_by, last_parts
 from sidestream.core.deadlines import Deadlines
-from sidestream.core.errors import client_error
 from sidestream.core.operations import OTHER
 from sidestream.core.relay import Relay
 from sidestream.core.usage import Meter
@@ -268,13 +267,9 @@ class _Attempt:
         if another is None:
             await self._finish()
             return
-        broken = broken_by(another)
-        error = client_error(broken.fault, broken.message)
-        # A client must be able to tell this from an end. One that has seen [DONE] has all it waited for.
-        if self._has_sent_head and self._relay.meter.complete is False and error is not None:
-            await self._caller.deliver((b"data: " + error.body() + b"\n\n", broken))
-        else:
-            await self._caller.deliver((broken,))
+        # A client that has seen [DONE] has all it waited for.
+        in_stream = self._has_sent_head and self._relay.meter.complete is False
+        await self._caller.deliver(last_parts(broken_by(another), in_stream=in_stream))
 
     async def _show(self) -> Failure | None:
         """Pass on the rest of a stream that failed before content, as the provider meant it."""

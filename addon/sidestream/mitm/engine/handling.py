@@ -1,6 +1,12 @@
-"""How mitmproxy's server calls hooks, and ends a connection."""
+"""
+How mitmproxy's server calls hooks, and ends a connection.
+
+Source: socket(7) for SO_LINGER.
+"""
 
 import asyncio
+import socket
+import struct
 from collections import deque
 from collections.abc import Iterator
 
@@ -14,6 +20,9 @@ from mitmproxy.utils import asyncio_utils
 
 from sidestream.mitm.engine.dispatch import Rest, TableAddonManager
 
+RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+"""SO_LINGER on, 0 seconds."""
+
 
 class HooksAtOnce:
     """
@@ -25,16 +34,16 @@ class HooksAtOnce:
 
     def __init__(self, handler: "PersistentConnectionHandler", layer: Layer) -> None:
         self._handler = handler
-        self._layer = layer
+        self.layer = layer
 
     def __getattr__(self, name: str) -> object:
-        return getattr(self._layer, name)
+        return getattr(self.layer, name)
 
     def handle_event(self, event: events.Event) -> Iterator[commands.Command]:
         """Let the layers have `event`, and what comes of the hooks that they ask for."""
         waiting = deque((event,))
         while waiting:
-            for command in self._layer.handle_event(waiting.popleft()):
+            for command in self.layer.handle_event(waiting.popleft()):
                 if not isinstance(command, commands.StartHook):
                     yield command
                 elif self._handler.is_done_at_once(command) and command.blocking:
@@ -90,3 +99,22 @@ class PersistentConnectionHandler(ProxyConnectionHandler):
                 await asyncio.shield(telling)
             except asyncio.CancelledError:
                 event.connection.state = connection.ConnectionState.CLOSED
+
+    def break_off(self) -> None:
+        """Reset what is connected, at once: who waits to be listened to would never hear of it otherwise."""
+        for each, transport in list(self.transports.items()):
+            self.reset_on_close(each)
+            if isinstance(transport.writer, asyncio.StreamWriter):
+                transport.writer.transport.abort()
+            if transport.handler is not None:
+                transport.handler.cancel("one side broke off")
+
+    def reset_on_close(self, conn: connection.Connection) -> None:
+        """Let `conn` end by a reset when it is closed."""
+        self.set_option(conn, socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+
+    def set_option(self, conn: connection.Connection, level: int, option: int, value: int | bytes) -> None:
+        """Set an option of the socket of `conn`, if it has one."""
+        writer = self.transports[conn].writer
+        if isinstance(writer, asyncio.StreamWriter) and not writer.is_closing():  # what is closed has no options
+            writer.get_extra_info("socket").setsockopt(level, option, value)

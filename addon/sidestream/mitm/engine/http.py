@@ -10,7 +10,6 @@ mitmproxy's HTTP layer, with what no hook can do.
 """
 
 import logging
-from typing import Protocol
 from weakref import WeakKeyDictionary
 
 from mitmproxy import flow as flows
@@ -40,19 +39,18 @@ from mitmproxy.proxy.layers.http._events import (
 from mitmproxy.proxy.layers.http._http1 import Http1Server
 from mitmproxy.proxy.layers.http._http2 import Http2Server
 
-from sidestream.core.calls import Upstream
-from sidestream.core.errors import INTERNAL_ERROR, ClientError, Fault, client_error
-from sidestream.core.planning import Attempt
+from sidestream.core.errors import INTERNAL_ERROR, SHUTTING_DOWN, ClientError, client_error
 from sidestream.core.snapshot import Endpoint
 from sidestream.mitm.engine.clients import handler_of
-from sidestream.mitm.engine.http1 import GovernedHttp1Server, InvalidRequest, TrailerlessHttp1Client
+from sidestream.mitm.engine.ending import CutOff, NoMoreRequests, is_idle, last_layer, say_goodbye
+from sidestream.mitm.engine.faults import fault_of, fault_of_answer
+from sidestream.mitm.engine.governor import Governor
+from sidestream.mitm.engine.http1 import GovernedHttp1Server, TrailerlessHttp1Client
 from sidestream.mitm.engine.http2 import forget_streams, make_http2_server
 from sidestream.mitm.engine.upstream import (
-    Calling,
     FlowCaller,
     GetUpstream,
     UpstreamEvent,
-    UpstreamFailed,
     UpstreamLayer,
 )
 
@@ -70,37 +68,6 @@ endpoints: WeakKeyDictionary[Server, Endpoint] = WeakKeyDictionary()
 BODY_TOO_LARGE = "Request body exceeds mitmproxy's body_size_limit."
 """What mitmproxy says of a request that is longer than its option allows."""
 BEYOND_MAX_BODY = "the request's body is larger than sidestream_max_body allows"
-
-
-class Governor(Protocol):
-    """What the HTTP layer asks of the addon."""
-
-    def attempt_of(self, flow: http.HTTPFlow) -> Attempt | None:
-        """Return what is sent for `flow`, or ``None`` when it is not governed."""
-
-    def calling(self, flow: http.HTTPFlow) -> Calling | None:
-        """Return the exchange of `flow`, if it is to be sent on as planned."""
-
-    def upstream(self) -> Upstream:
-        """Return the upstream half."""
-
-    def max_head_bytes(self) -> int:
-        """Return how long the head of a request may be."""
-
-    def note_refusal(self, code: str) -> None:
-        """Take note of a request that was refused before there was a flow."""
-
-    def max_body_bytes(self, flow: http.HTTPFlow) -> int | None:
-        """Return how long the body of `flow` may be; ``None``: it is not held."""
-
-    def is_governed(self, flow: http.HTTPFlow) -> bool:
-        """Tell whether a policy names the host of `flow`."""
-
-    def governs(self, host: str) -> bool:
-        """Tell whether a policy names `host`, as a client wrote it."""
-
-    def note_fault(self, flow: http.HTTPFlow, fault: Fault) -> None:
-        """Take note of who ended `flow` early, before its `error` hook."""
 
 
 class GovernedHttpStream(HttpStream):
@@ -210,12 +177,16 @@ class GovernedHttpLayer(HttpLayer):
         try:
             if isinstance(event, UpstreamEvent):
                 yield from self._pass_answer(event)
-                return
-            yield from super()._handle_event(event)
-            self._look_at_calls()
+            elif isinstance(event, NoMoreRequests | CutOff):
+                yield from self._end(event)
+            else:
+                yield from super()._handle_event(event)
+                self._look_at_calls()
             if isinstance(event, events.ConnectionClosed) and isinstance(event.connection, Server):
                 self.gone.add(event.connection)
                 self._forget_gone()
+            if self.governor.is_ending() and not isinstance(event, events.Start) and is_idle(self):
+                yield from say_goodbye(self)
         except Exception:
             logger.exception("a layer failed; the client's connection is closed")
             yield from self._give_up()
@@ -224,6 +195,7 @@ class GovernedHttpLayer(HttpLayer):
         if self.context.client.alpn not in MULTIPLEXED:
             server = GovernedHttp1Server(self.context.fork())
             server.max_head_bytes, server.note_refusal = self.governor.max_head_bytes(), self.governor.note_refusal
+            server.is_ending = self.governor.is_ending
             self.connections.setdefault(self.context.client, server)
         elif self.context.client.alpn == b"h2":
             multiplexed = make_http2_server(self.context.fork(), self.governor.max_head_bytes())
@@ -251,6 +223,21 @@ class GovernedHttpLayer(HttpLayer):
         for stream in list(self.streams.values()):
             if stream.child_layer is not None:  # what was asked for is within a tunnel
                 yield from self.event_to_child(stream, event)
+
+    def _end(self, event: NoMoreRequests | CutOff) -> Commands:
+        for stream in list(self.streams.values()):
+            if stream.child_layer is not None and isinstance(last_layer(stream.child_layer), HttpLayer):
+                yield from self.event_to_child(stream, event)
+        if isinstance(event, NoMoreRequests):
+            return
+        for caller in list(self.calls.values()):
+            if parts := caller.cut_off():
+                yield from self._pass_answer(UpstreamEvent(caller.conn, parts))
+        server, client = self.connections.get(self.context.client), self.context.client
+        is_unanswered = isinstance(server, Http1Server) and server.request is not None and server.response is None
+        if is_unanswered and client.state & ConnectionState.CAN_WRITE:
+            yield commands.SendData(client, assemble_response(_response(SHUTTING_DOWN, close=True)))
+        yield from say_goodbye(self)
 
     def _look_at_calls(self) -> None:
         for conn, caller in list(self.calls.items()):
@@ -318,7 +305,7 @@ class GovernedHttpLayer(HttpLayer):
                 TrailerlessHttp1Client.specialise(child)
                 event = self._on_the_wire(flow, event)
             elif isinstance(event, RequestProtocolError | ResponseProtocolError) and child is stream:
-                self.governor.note_fault(flow, _fault(event))
+                self.governor.note_fault(flow, fault_of(event))
             elif child is self.connections.get(self.context.client):
                 if isinstance(event, ResponseHeaders) and event.response.status_code >= 200:
                     self._forget_streams(child)
@@ -353,8 +340,7 @@ class GovernedHttpLayer(HttpLayer):
 
     def _answer(self, client: layer.Layer, flow: http.HTTPFlow, event: ResponseProtocolError) -> Commands:
         is_http1 = isinstance(client, Http1Server)
-        fault = event.fault if isinstance(event, UpstreamFailed) else _fault_of_answer(event)
-        error = client_error(fault, event.message)
+        error = client_error(fault_of_answer(event), event.message)
         assert error is not None, "whom mitmproxy answers is there"
         response = _response(error, close=is_http1)
         following: list[events.Event] = [ResponseHeaders(event.stream_id, response)]
@@ -379,21 +365,3 @@ def _drop_connection_headers(request: http.Request, keep: set[str]) -> None:
     named = request.headers.pop("connection", "").lower().split(",")
     for name in {part.strip() for part in named} - keep:
         request.headers.pop(name, None)
-
-
-def _fault(event: RequestProtocolError | ResponseProtocolError) -> Fault:
-    if isinstance(event, InvalidRequest):
-        return "invalid_request"
-    if isinstance(event, UpstreamFailed):
-        return event.fault
-    return "client_disconnected" if isinstance(event, RequestProtocolError) else "provider_failed"
-
-
-def _fault_of_answer(event: ResponseProtocolError) -> Fault:
-    match event.code.http_status_code():
-        case 400:
-            return "invalid_request"
-        case 413:
-            return "body_too_large"
-        case _:
-            return "provider_unreachable" if event.code is ErrorCode.CONNECT_FAILED else "provider_failed"

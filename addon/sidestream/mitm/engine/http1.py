@@ -17,7 +17,7 @@ from mitmproxy.connection import Connection
 from mitmproxy.net.http import http1
 from mitmproxy.proxy import commands, events, layer
 from mitmproxy.proxy.layers.http._base import ReceiveHttp
-from mitmproxy.proxy.layers.http._events import ErrorCode, RequestProtocolError
+from mitmproxy.proxy.layers.http._events import ErrorCode, HttpEvent, RequestProtocolError, ResponseHeaders
 from mitmproxy.proxy.layers.http._http1 import Http1Client, Http1Server, TBodyReader
 
 from sidestream.core.errors import ClientError
@@ -58,6 +58,23 @@ class GovernedHttp1Server(Http1Server):
     body_reader: Any
     max_head_bytes = MAX_HEAD_BYTES
     note_refusal: Callable[[str], object] = staticmethod(str)
+    is_ending: Callable[[], bool] = staticmethod(bool)
+
+    @property
+    def is_idle(self) -> bool:
+        """Tell whether no request is under way, nor begun."""
+        return self.state == self.read_headers and not len(self.buf)
+
+    def send(self, event: HttpEvent) -> Commands:
+        if isinstance(event, ResponseHeaders) and self.is_ending() and self._may_be_the_last(event.response):
+            response = event.response.copy()  # what pages and dumps show is what the provider said
+            response.headers["connection"] = "close"
+            event = ResponseHeaders(event.stream_id, response, event.end_stream)
+        yield from super().send(event)
+
+    def _may_be_the_last(self, response: http.Response) -> bool:
+        is_connect = self.request is not None and self.request.method.upper() == "CONNECT"
+        return response.status_code >= 200 and not is_connect
 
     def read_headers(self, event: events.ConnectionEvent) -> Commands:
         # Empty lines may come first (RFC 9112, 2.2). mitmproxy would take one of them, and wait for more.

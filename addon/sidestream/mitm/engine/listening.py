@@ -8,6 +8,9 @@ from mitmproxy.proxy.mode_servers import AsyncioServerInstance
 BACKLOG = 4096
 """How many connections may wait to be taken. The system may allow less (net.core.somaxconn)."""
 
+TURNS_TO_TAKE = 3
+"""How often the loop turns until connections that wait have been taken, and their handlers made."""
+
 
 def deepen_backlogs(proxyserver: Proxyserver) -> None:
     """
@@ -20,3 +23,10 @@ def deepen_backlogs(proxyserver: Proxyserver) -> None:
             for listening in server.sockets if isinstance(server, asyncio.Server) else ():
                 with listening.dup() as same:
                     same.listen(BACKLOG)  # again: only the number changes
+
+
+async def stop_listening(proxyserver: Proxyserver) -> None:
+    """Take no more connections; those that wait are taken first. What is connected stays."""
+    for _ in range(TURNS_TO_TAKE):
+        await asyncio.sleep(0)
+    await proxyserver.servers.update([])

@@ -7,12 +7,11 @@ what is silent for long, and shows a network between here and the server nothing
 that is idle. None of this is so without a proxy. `PatientConnectionHandler` mends it, and leaves
 alone what is mitmproxy's to read.
 
-Source: socket(7) for SO_LINGER, tcp(7) for the keep-alives.
+Source: tcp(7).
 """
 
 import asyncio
 import socket
-import struct
 
 from mitmproxy import connection
 from mitmproxy.proxy import events
@@ -21,9 +20,6 @@ from mitmproxy.proxy.server import ConnectionHandler
 
 from sidestream.mitm.engine.handling import PersistentConnectionHandler
 from sidestream.mitm.engine.transparent import PatientTransparentProxy
-
-RESET_ON_CLOSE = struct.pack("ii", 1, 0)
-"""SO_LINGER on, 0 seconds."""
 
 KEEP_ALIVE_SECONDS = 60
 """
@@ -66,13 +62,13 @@ class PatientConnectionHandler(PersistentConnectionHandler):
         if isinstance(event, events.DataReceived) and self.layer.is_relaying:
             passed_through["sent" if event.connection is self.client else "received"] += len(event.data)
         if isinstance(event, events.ConnectionClosed) and self.layer.is_relaying and self._broke_off(event.connection):
-            self._break_off()
+            self.break_off()
         else:
             await super().server_event(event)
 
     def close_connection(self, connection: connection.Connection, half_close: bool = False) -> None:  # noqa: FBT001, FBT002
         if not half_close and self.layer.has_given_up:
-            self._reset_on_close(connection)
+            self.reset_on_close(connection)
         super().close_connection(connection, half_close)
 
     async def drain_writers(self) -> None:
@@ -87,7 +83,7 @@ class PatientConnectionHandler(PersistentConnectionHandler):
                     await transport.writer.drain()
                 except OSError:
                     await asyncio.sleep(0)  # its last words are passed on first
-                    self._break_off()
+                    self.break_off()
                     return
 
     async def on_timeout(self) -> None:
@@ -100,25 +96,8 @@ class PatientConnectionHandler(PersistentConnectionHandler):
         reader = self.transports[connection].reader
         return isinstance(reader, asyncio.StreamReader) and reader.exception() is not None
 
-    def _break_off(self) -> None:
-        """Reset what is connected, at once: who waits to be listened to would never hear of it otherwise."""
-        for each, transport in list(self.transports.items()):
-            self._reset_on_close(each)
-            if isinstance(transport.writer, asyncio.StreamWriter):
-                transport.writer.transport.abort()
-            if transport.handler is not None:
-                transport.handler.cancel("one side broke off")
-
-    def _reset_on_close(self, connection: connection.Connection) -> None:
-        self._set_option(connection, socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
-
     def _keep_alive(self, connection: connection.Connection) -> None:
-        self._set_option(connection, socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        self.set_option(connection, socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for name, value in _KEEP_ALIVE.items():
             if hasattr(socket, name):  # not all systems have all of them
-                self._set_option(connection, socket.IPPROTO_TCP, getattr(socket, name), value)
-
-    def _set_option(self, connection: connection.Connection, level: int, option: int, value: int | bytes) -> None:
-        writer = self.transports[connection].writer
-        if isinstance(writer, asyncio.StreamWriter) and not writer.is_closing():  # what is closed has no options
-            writer.get_extra_info("socket").setsockopt(level, option, value)
+                self.set_option(connection, socket.IPPROTO_TCP, getattr(socket, name), value)

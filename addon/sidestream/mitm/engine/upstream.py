@@ -31,7 +31,7 @@ from mitmproxy.proxy.layers.http._http2 import Http2Server
 from mitmproxy.proxy.server import ConnectionHandler
 
 from sidestream.core.attempts import Attempts, Try
-from sidestream.core.calls import Broken, Call, End, Head, Outgoing, Part, Upstream
+from sidestream.core.calls import Broken, Call, End, Head, Outgoing, Part, Upstream, last_parts
 from sidestream.core.errors import Fault
 from sidestream.core.exchange import Exchange
 from sidestream.core.planning import Plan
@@ -40,6 +40,9 @@ type Commands = layer.CommandGenerator[None]
 
 MAX_WAITING_BYTES = 64 * 1024
 """How much of an answer may wait for a client that is slow, in bytes; asyncio's own mark."""
+
+CUT_OFF = Broken("shutting_down", "")
+"""What ends a call that takes longer than the proxy may."""
 
 
 class Calling(Protocol):
@@ -99,13 +102,12 @@ class UpstreamLayer(HttpConnection):
 
     def cancel(self) -> None:
         """End the call: nobody waits for it any more."""
-        call, self._caller.calling.call = self._caller.calling.call, None
-        if call is not None:
-            call.cancel()
+        self._caller.cancel()
 
     def _event_of(self, part: Part) -> HttpEvent:
         match part:
             case Head():
+                self._caller.has_begun = True
                 return ResponseHeaders(self.stream_id, self._caller.response(part), end_stream=False)
             case bytes():
                 return ResponseData(self.stream_id, part)
@@ -135,6 +137,21 @@ class FlowCaller:
         self._handler = handler
         self._governed = governed
         self._relieved: asyncio.Future[None] | None = None
+        self.has_begun = False
+
+    def cancel(self) -> bool:
+        """End the call, if it is under way; return whether it was."""
+        call, self.calling.call = self.calling.call, None
+        if call is not None:
+            call.cancel()
+        return call is not None
+
+    def cut_off(self) -> Sequence[Part]:
+        """End the call, if it is under way; return what its client is still told."""
+        if not self.cancel():
+            return ()
+        meter = self.exchange.meter
+        return last_parts(CUT_OFF, in_stream=self.has_begun and meter is not None and meter.complete is False)
 
     def outgoing(self, planned: Plan) -> Outgoing:
         """Return the flow's request as it is written, with the name of the endpoint that it goes to."""

@@ -1,0 +1,73 @@
+"""How connections end when the proxy does: which layer is asked, and when nothing is under way."""
+
+import pytest
+from mitmproxy.options import Options
+from mitmproxy.proxy import events, layer, layers
+from mitmproxy.proxy.context import Context
+from mitmproxy.proxy.layers import modes
+from mitmproxy.proxy.layers.http import HTTPMode
+from mitmproxy.proxy.mode_specs import ProxyMode
+from mitmproxy.test import tflow
+
+from sidestream.mitm.engine.ending import last_layer
+from sidestream.mitm.engine.handling import HooksAtOnce
+from sidestream.mitm.engine.http1 import GovernedHttp1Server
+from sidestream.mitm.engine.transparent import PatientTransparentProxy
+from tests.mitm.driver import Drive
+
+REQUEST = b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n"
+
+
+@pytest.fixture
+def context(mitmproxy):
+    made = Context(tflow.tclient_conn(), mitmproxy.options)
+    made.server.address = ("192.0.2.1", 80)
+    made.options.connection_strategy = "lazy"
+    return made
+
+
+def regular(context):
+    return modes.HttpProxy(context)
+
+
+def reverse(context):
+    context.client.proxy_mode = ProxyMode.parse("reverse:http://a.test")
+    return modes.ReverseProxy(context)
+
+
+def transparent(context):
+    top = modes.TransparentProxy(context)
+    PatientTransparentProxy.specialise(top)
+    return top
+
+
+@pytest.mark.parametrize("make", [regular, reverse, transparent])
+def test_what_has_said_nothing_ends_in_a_layer_that_is_undecided(context, make):
+    top = HooksAtOnce(None, make(context))
+
+    list(top.handle_event(events.Start()))
+
+    assert isinstance(last_layer(top), layer.NextLayer)
+
+
+@pytest.mark.parametrize("make", [regular, reverse, transparent])
+@pytest.mark.parametrize("choose", [lambda given: layers.HttpLayer(given, HTTPMode.transparent), layers.TCPLayer])
+def test_what_was_chosen_is_the_last(context, make, choose):
+    top, chosen = make(context), []
+
+    def next_layer(undecided):
+        undecided.layer = choose(undecided.context)
+        chosen.append(undecided.layer)
+
+    Drive(top, {"next_layer": next_layer}).start().say(REQUEST)
+
+    assert [last_layer(top)] == chosen
+
+
+@pytest.mark.parametrize(("said", "is_idle"), [(b"", True), (b"GET", False), (REQUEST, False)])
+def test_a_connection_is_idle_until_a_request_begins(said, is_idle):
+    server = GovernedHttp1Server(Context(tflow.tclient_conn(), Options()))
+    list(server.handle_event(events.Start()))
+    list(server.handle_event(events.DataReceived(server.conn, said)))
+
+    assert server.is_idle == is_idle
