@@ -34,19 +34,6 @@ def webhooks() -> dict[str, dict]:
     return {webhook["name"]: webhook for found in configurations for webhook in found["webhooks"]}
 
 
-def granted(folder: str = "base") -> set[tuple[str, str, str]]:
-    """Return (group, resource, verb) that the controller has, with names where they are limited."""
-    roles = [one("ClusterRole", folder=folder), one("Role", folder=folder)]
-    return {
-        (group, resource + "".join(f"/{name}" for name in rule.get("resourceNames", [])), verb)
-        for role in roles
-        for rule in role["rules"]
-        for group in rule["apiGroups"]
-        for resource in rule["resources"]
-        for verb in rule["verbs"]
-    }
-
-
 @pytest.mark.parametrize("folder", BUILT)
 def test_kubectl_builds_it(folder):
     assert rendered(folder)
@@ -148,27 +135,6 @@ def test_on_one_machine_there_is_one_replica_that_may_be_evicted():
     assert "PodDisruptionBudget" not in {content["kind"] for content in objects_of("overlays/local")}
 
 
-def test_the_controller_may_do_this_and_nothing_else():
-    policies, status = ("llmproviders", "llmroutes"), ("llmproviders/status", "llmroutes/status")
-    ours = "sidestream-controller"
-
-    assert granted() == {
-        *(("istio.alibabacloud.com", kind, verb) for kind in policies for verb in ("get", "list", "watch")),
-        *(("istio.alibabacloud.com", kind, verb) for kind in status for verb in ("patch", "update")),
-        *(("", "secrets", verb) for verb in ("get", "list", "watch", "create", "update", "delete")),
-        *(("", "namespaces", verb) for verb in ("get", "list", "watch")),
-        *(("", "pods", verb) for verb in ("get", "list", "watch", "patch")),
-        *((group, "events", verb) for group in ("", "events.k8s.io") for verb in ("create", "patch")),
-        *(
-            ("admissionregistration.k8s.io", f"{kind}webhookconfigurations/{ours}", verb)
-            for kind in ("mutating", "validating")
-            for verb in ("get", "patch", "update")
-        ),
-        ("coordination.k8s.io", "leases", "create"),
-        *(("coordination.k8s.io", f"leases/{ours}", verb) for verb in ("get", "patch", "update")),
-    }
-
-
 def test_no_role_has_a_wildcard():
     roles = [content for content in objects_of("base") if content["kind"] in ("Role", "ClusterRole")]
 
@@ -252,3 +218,15 @@ def test_the_shared_proxy_lets_in_only_pods_that_go_through_it():
     assert source["podSelector"]["matchLabels"].items() <= app.items()
     assert set(policy["spec"]["policyTypes"]) == {"Ingress", "Egress"}
     assert app["sidestream.dev/inject"] == "false"
+
+
+@pytest.mark.parametrize("folder", CONTROLLED)
+def test_the_command_of_the_controller_is_one_that_sidestream_understands(folder):
+    (container,) = dict(pods_in(folder))["Deployment sidestream-controller"]["containers"]
+
+    options = make_parser().parse_args(container["args"])
+
+    assert options.port == container["ports"][0]["containerPort"]
+    # Pods get what the controller was pulled as.
+    assert options.image == container["image"]
+    assert options.init_image == container["image"].replace("sidestream:", "sidestream-init:")
