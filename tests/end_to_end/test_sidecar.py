@@ -5,6 +5,8 @@ import subprocess
 from types import SimpleNamespace
 
 import pytest
+from cryptography.hazmat.primitives.serialization.pkcs12 import load_pkcs12
+from cryptography.x509 import load_pem_x509_certificates
 
 from sidestream.cli import probing
 from tests.world import DASHSCOPE_KEY, free_port, provider_document, sidestream_run, wait_for
@@ -58,9 +60,18 @@ def test_the_bundle_holds_the_systems_cas_those_given_besides_and_ours(world, si
 def test_apps_can_read_the_files_and_no_private_key_is_among_them(sidecar):
     files = sorted(sidecar.trust.iterdir())
 
-    assert [path.name for path in files] == ["ca-bundle.crt", "ca.crt"]
+    assert [path.name for path in files] == ["ca-bundle.crt", "ca-bundle.p12", "ca.crt"]
     assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o644}
-    assert not [path for path in files if "PRIVATE" in path.read_text()]
+    assert not [path for path in files if b"PRIVATE" in path.read_bytes()]
+
+
+def test_javas_keystore_holds_certificates_alone_and_ours_is_the_last(sidecar):
+    keystore = load_pkcs12((sidecar.trust / "ca-bundle.p12").read_bytes(), b"changeit")
+
+    [ours] = load_pem_x509_certificates((sidecar.trust / "ca.crt").read_bytes())
+    assert keystore.key is None
+    assert len(keystore.additional_certs) > 20
+    assert keystore.additional_certs[-1].certificate == ours
 
 
 def test_labels_of_a_file_select_what_governs_the_workload(sidecar):

@@ -73,7 +73,7 @@ def pod(outside, tmp_path_factory):
     [template] = [found.pod for document in parse(manifest) for found in pods_in(document.content, "default")]
     template["metadata"] |= {"name": "sleep-1", "namespace": "default"}
     with namespaces(1) as [namespace]:
-        pods._connect(namespace, outside.namespace, 77)
+        pods.join(namespace, outside.namespace, 77)
         namespace.write_hosts(pods.HOSTS)
         kubelet = Kubelet(namespace, template, {"sidestream-policy": bundle(outside, "qwen-1")}, folder)
         done = kubelet.run(INIT_CONTAINER)
@@ -81,7 +81,7 @@ def pod(outside, tmp_path_factory):
         process = kubelet.start(SIDECAR, folder / "said.txt")
         made = Rehearsed(kubelet, outside, process, folder / "said.txt")
         try:
-            wait_for(lambda: process.poll() is not None or pods._listens(process, "127.0.0.1", ADMIN_PORT), 60)
+            wait_for(lambda: process.poll() is not None or pods.listens(process, "127.0.0.1", ADMIN_PORT), 60)
             assert process.poll() is None, made.said
             wait_for(lambda: kubelet.probe(SIDECAR, "startupProbe"), 20)
             yield made
@@ -122,7 +122,10 @@ def test_the_sidecar_is_who_it_was_injected_as(pod):
 def test_the_app_finds_neither_policies_nor_private_keys(pod):
     found = pod.kubelet.run("sleep", "find", "/etc/sidestream", "/var/lib", "-type", "f")
 
-    assert sorted(found.stdout.split()) == ["/etc/sidestream/trust/ca-bundle.crt", "/etc/sidestream/trust/ca.crt"]
+    trust = Path("/etc/sidestream/trust")
+    assert {Path(path) for path in found.stdout.split()} == {
+        trust / name for name in ("ca-bundle.crt", "ca-bundle.p12", "ca.crt")
+    }
 
 
 def test_the_app_can_not_change_what_it_trusts(pod):

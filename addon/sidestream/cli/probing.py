@@ -6,7 +6,6 @@ Asks a running proxy how it is, through its admin endpoint: for probes and hooks
 Exit status 0: it is so. Kubernetes starts this every few seconds in every pod, so it imports next to nothing.
 """
 
-import json
 import socket
 import sys
 import time
@@ -71,6 +70,8 @@ def _ready(admin: tuple[str, int]) -> str | None:
 
 
 def _idle(admin: tuple[str, int]) -> str | None:
+    import json  # noqa: PLC0415 the other questions do without
+
     try:
         under_way = len(json.loads(_get("/exchanges", admin)[1])["live"])
     except (ValueError, KeyError, TypeError) as e:

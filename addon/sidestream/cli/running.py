@@ -57,7 +57,9 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     )
     parser.add_argument("--upstream-ca", metavar="FILE", help="PEM file of CAs to trust besides the system's")
     parser.add_argument(
-        "--trust-dir", metavar="DIR", help="where to write the CA for apps: ca.crt, ca-bundle.crt (with the system's)"
+        "--trust-dir",
+        metavar="DIR",
+        help="where to write the CA for apps: ca.crt; ca-bundle.crt and .p12, with the system's",
     )
     parser.add_argument("--confdir", metavar="DIR", help="where the CA is kept; default: ~/.mitmproxy")
     parser.add_argument("--log", metavar="FILE", help="where records go; default: -, standard output; FILE,- for both")

@@ -15,6 +15,8 @@ CA_FILE = f"{TRUST_FOLDER}/ca.crt"
 """Our CA alone, for those that add it to what they trust."""
 BUNDLE_FILE = f"{TRUST_FOLDER}/ca-bundle.crt"
 """The system's CAs and ours, for those that trust nothing else then."""
+KEYSTORE_FILE = f"{TRUST_FOLDER}/ca-bundle.p12"
+"""The same for Java, which reads no PEM."""
 
 VARIABLES = {
     "SSL_CERT_FILE": BUNDLE_FILE,  # OpenSSL, Go, httpx, rustls-native-certs
@@ -26,6 +28,8 @@ VARIABLES = {
     "GIT_SSL_CAINFO": BUNDLE_FILE,
     "DENO_CERT": CA_FILE,
     "PIP_CERT": BUNDLE_FILE,
+    # What a program's own command line says comes after it, and wins.
+    "JAVA_TOOL_OPTIONS": f"-Djavax.net.ssl.trustStore={KEYSTORE_FILE} -Djavax.net.ssl.trustStorePassword=changeit",
 }
 """Variable that a runtime reads → its value."""
 

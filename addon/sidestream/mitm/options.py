@@ -122,7 +122,7 @@ def declare(loader: Loader) -> None:
         TRUST_DIR,
         str,
         environment("SIDESTREAM_TRUST_DIR", ""),
-        "Folder for what apps are to trust when TLS is intercepted: ca.crt, and ca-bundle.crt with the system's CAs.",
+        "Folder for what apps are to trust when TLS is intercepted: ca.crt; with the system's CAs ca-bundle.crt, .p12.",
     )
     loader.add_option(
         MAX_BODY,
