@@ -81,6 +81,11 @@ dashboard-picture: setup ## draw the dashboard of a busy proxy under a real Prom
 bench-control: setup ## measure the control plane: 2,000 documents in 50 namespaces, and one change in them
 	@$(PYTHON) -m tests.kubernetes.bench $(ARGS)
 
+.PHONY: pictures
+pictures: setup ## take the pictures of mitmweb that the README shows (Chromium)
+	@.make/system-packages
+	@$(PYTHON) -m tests.pictures
+
 .PHONY: bench-clients
 bench-clients: setup ## measure HTTP clients that could call the providers
 	@.make/venv .venv-bench .locks/bench.txt

@@ -13,7 +13,7 @@ from mitmproxy.tools.web import master as web_master
 from tornado.httputil import HTTPServerRequest
 
 from sidestream.mitm.current import Current
-from sidestream.mitm.engine.pages import serialise_for_viewers_only, take_hyphens_in_commands
+from sidestream.mitm.engine.pages import extend, serialise_for_viewers_only
 from sidestream.mitm.pages.noting import MARKERS
 from sidestream.mitm.runtime import Settings
 from sidestream.mitm.web import Retention
@@ -185,7 +185,7 @@ def test_mitmweb_runs_commands_whose_names_have_a_hyphen():
         return master.app.find_handler(request).handler_class
 
     before = handler_of("/commands/sidestream.replay-with")
-    take_hyphens_in_commands(master)
+    extend(master)
 
     assert before is not app.ExecuteCommand
     assert handler_of("/commands/sidestream.replay-with") is app.ExecuteCommand

@@ -6,10 +6,14 @@ bodies; then it hands that to the browsers that are connected, which mostly are 
 """
 
 import sys
+from typing import Any
 
 from mitmproxy import ctx
 from mitmproxy.flow import Flow
 from mitmproxy.master import Master
+
+STYLE = b"<style>.flow-table .col-comment{width:45%}.flow-table td.col-comment{text-align:left}</style>"
+"""What is added to mitmweb's one page."""
 
 
 def serialise_for_viewers_only() -> None:
@@ -27,11 +31,23 @@ def serialise_for_viewers_only() -> None:
     app.ClientConnection.broadcast_flow = staticmethod(broadcast_flow)
 
 
-def take_hyphens_in_commands(master: Master) -> None:
-    """Let mitmweb, if this is one, run commands that have a hyphen in their name; its own route knows none."""
+def extend(master: Master) -> None:
+    """
+    Let mitmweb, if this is one, run commands that have a hyphen in their name, and show all of a comment.
+
+    Its own route knows no hyphens, and its column of comments is some twenty letters wide.
+    """
     app = sys.modules.get("mitmproxy.tools.web.app")
-    if app is not None and isinstance(pages := getattr(master, "app", None), app.Application):
-        pages.add_handlers(".*", [(r"/commands/(?P<cmd>[a-z.]+-[a-z.-]+)", app.ExecuteCommand)])
+    if app is None or not isinstance(pages := getattr(master, "app", None), app.Application):
+        return
+
+    # The form for a password is posted there. mitmweb asks for the password before either is called.
+    roomy_index = type("RoomyIndex", (app.IndexHandler,), {"get": _show_index, "post": _show_index})
+    pages.add_handlers(".*", [(r"/", roomy_index), (r"/commands/(?P<cmd>[a-z.]+-[a-z.-]+)", app.ExecuteCommand)])
+
+
+def _show_index(handler: Any) -> None:
+    handler.finish(handler.render_string("../index.html") + STYLE)
 
 
 def look_at(looked_at: Flow) -> None:

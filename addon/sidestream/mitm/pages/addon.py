@@ -14,7 +14,7 @@ from mitmproxy.flow import Flow
 
 from sidestream.core.body import write_object
 from sidestream.mitm.current import Current
-from sidestream.mitm.engine.pages import has_viewers, take_hyphens_in_commands
+from sidestream.mitm.engine.pages import extend, has_viewers
 from sidestream.mitm.exchanges import Open
 from sidestream.mitm.pages import noting, views
 from sidestream.mitm.pages.commands import Commands
@@ -28,6 +28,9 @@ SECONDS_BETWEEN_LOOKS = 0.5
 
 COMMENT = "sidestream.comment"
 """Where our comment stands in a flow's metadata: a flow's comment that is another is somebody's own."""
+
+WEB_COLUMNS = "web_columns"
+"""mitmweb's option for the columns of its list."""
 
 
 class Pages:
@@ -49,7 +52,8 @@ class Pages:
     def running(self) -> None:
         """Offer the views, and begin to show what is under way."""
         views.install(self.store)
-        take_hyphens_in_commands(ctx.master)
+        _show_comments()
+        extend(ctx.master)
         self._showing = asyncio.get_running_loop().create_task(self._show_from_time_to_time())
 
     def done(self) -> None:
@@ -137,6 +141,12 @@ class Pages:
                 self.show_live()
             except Exception:
                 logger.exception("what is under way could not be shown")
+
+
+def _show_comments() -> None:
+    """Let mitmweb's list have a column of comments, unless somebody chose its columns."""
+    if WEB_COLUMNS in ctx.options and ctx.options.web_columns == ctx.options.default(WEB_COLUMNS):
+        ctx.options.update(web_columns=[*ctx.options.web_columns, "comment"])
 
 
 def _comment(flow: http.HTTPFlow, comment: str) -> None:
