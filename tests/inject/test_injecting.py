@@ -166,3 +166,8 @@ def test_a_variable_that_was_changed_since_it_was_set_is_the_apps():
 
     assert again["env"][0] == {"name": "SSL_CERT_FILE", "value": "/own.crt"}
     assert [one["name"] for one in again["env"]] == list(VARIABLES)
+
+
+def test_a_pod_on_its_hosts_network_is_refused_by_whoever_asks():
+    with pytest.raises(Refused, match=r"spec\.hostNetwork"):
+        inject(pod(hostNetwork=True), Options())

@@ -18,6 +18,7 @@ from sidestream.inject.options import (
     INIT_UID,
     POD_FOLDER,
     POLICY_FOLDER,
+    PROXY_PORT,
     SIDECAR,
     TRUST_FOLDER,
     UID,
@@ -69,13 +70,15 @@ def init_container(options: Options) -> dict[str, Any]:
         "SIDESTREAM_INCLUDE_CIDRS": options.include_cidrs,
         "SIDESTREAM_EXCLUDE_CIDRS": options.exclude_cidrs,
     }
-    env = [{"name": name, "value": ",".join(map(str, items))} for name, items in lists.items() if items]
+    # Said although they are the defaults: Kubernetes would say SIDESTREAM_PROXY_PORT for a Service "sidestream-proxy".
+    said = {"SIDESTREAM_PROXY_PORT": str(PROXY_PORT), "SIDESTREAM_PROXY_UID": str(UID)}
+    said |= {name: ",".join(map(str, items)) for name, items in lists.items() if items}
     if options.intercept_tls:
-        env.append({"name": "SIDESTREAM_INTERCEPT_TLS", "value": "on"})
+        said["SIDESTREAM_INTERCEPT_TLS"] = "on"
     return {
         "name": INIT_CONTAINER,
         **_image(options.init_image, options),
-        "env": env,
+        "env": [{"name": name, "value": value} for name, value in said.items()],
         "resources": _resources(options),
         "securityContext": {
             **_HARDENED,

@@ -5,14 +5,15 @@ That is: an app that the redirection lets through, an app that could read the si
 that are the sidecar's.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from sidestream.inject.options import ADMIN_PORT, INIT_CONTAINER, PROXY_PORT, SIDECAR, TRUST_FOLDER, UID, Options
 from sidestream.inject.problems import PodProblem
 from sidestream.inject.shape import each_container, part, parts
 
-VOLUME_PREFIX = "sidestream-"
+OUR_PREFIX = "sidestream-"
+"""What the names of our volumes begin with, and of Secrets with policies (those of other pods, too) or their keys."""
 
 type _Found = Iterator[tuple[str, str]]
 """Paths and what is wrong there."""
@@ -33,21 +34,27 @@ def _identity(pod: Mapping[str, Any]) -> _Found:
 
 def _sight(pod: Mapping[str, Any], options: Options) -> _Found:
     spec = pod["spec"]
+    if spec.get("hostNetwork"):
+        yield "spec.hostNetwork", "the network is the host's, not the pod's to redirect: leave it out"
     for name in ("hostPID", "shareProcessNamespace"):
         if spec.get(name):
             yield f"spec.{name}", "the app's processes would see the sidecar's, and could read its keys: leave it out"
-    message = f"the Secret {options.policy_secret} holds the keys that apps are not to read: leave it out"
     for index, volume in enumerate(parts(spec, "volumes")):
         secrets = [part(source, "secret") for source in (volume, *parts(part(volume, "projected"), "sources"))]
-        if options.policy_secret in [secret.get("secretName") or secret.get("name") for secret in secrets]:
-            yield f"spec.volumes[{index}]", message
+        named = [secret.get("secretName") or secret.get("name") for secret in secrets]
+        yield from _keys(f"spec.volumes[{index}]", named, options)
     for path, container in each_container(pod):
         for index, variable in enumerate(parts(container, "env")):
-            if part(part(variable, "valueFrom"), "secretKeyRef").get("name") == options.policy_secret:
-                yield f"{path}.env[{index}]", message
+            named = [part(part(variable, "valueFrom"), "secretKeyRef").get("name")]
+            yield from _keys(f"{path}.env[{index}]", named, options)
         for index, variables in enumerate(parts(container, "envFrom")):
-            if part(variables, "secretRef").get("name") == options.policy_secret:
-                yield f"{path}.envFrom[{index}]", message
+            yield from _keys(f"{path}.envFrom[{index}]", [part(variables, "secretRef").get("name")], options)
+
+
+def _keys(path: str, named: Iterable[object], options: Options) -> _Found:
+    for name in named:
+        if name == options.policy_secret or str(name).startswith(OUR_PREFIX):
+            yield path, f"the Secret {name} holds keys that apps are not to read: leave it out"
 
 
 def _names(pod: Mapping[str, Any]) -> _Found:
@@ -55,8 +62,8 @@ def _names(pod: Mapping[str, Any]) -> _Found:
         if container["name"] in (SIDECAR, INIT_CONTAINER):
             yield f"{path}.name", f"{container['name']} is the name of a container of ours: choose another"
     for index, volume in enumerate(parts(pod["spec"], "volumes")):
-        if str(volume.get("name")).startswith(VOLUME_PREFIX):
-            yield f"spec.volumes[{index}].name", f"names that begin with {VOLUME_PREFIX} are ours: choose another"
+        if str(volume.get("name")).startswith(OUR_PREFIX):
+            yield f"spec.volumes[{index}].name", f"names that begin with {OUR_PREFIX} are ours: choose another"
 
 
 def _ports(pod: Mapping[str, Any]) -> _Found:

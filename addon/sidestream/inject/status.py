@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sidestream.inject.options import INIT_CONTAINER, SIDECAR, STATUS_ANNOTATION
-from sidestream.inject.refusing import VOLUME_PREFIX
+from sidestream.inject.refusing import OUR_PREFIX
 from sidestream.inject.shape import CONTAINER_LISTS, each_container
 
 DEFAULT_CONTAINER = "kubectl.kubernetes.io/default-container"
@@ -86,7 +86,7 @@ def _read(note: str) -> Added:
         parts = {}
     volumes, environment = parts.get("volumes"), parts.get("environment")
     return Added(
-        volumes=tuple(name for name in _texts(volumes) if name.startswith(VOLUME_PREFIX)),
+        volumes=tuple(name for name in _texts(volumes) if name.startswith(OUR_PREFIX)),
         environment={name: _texts(of) for name, of in environment.items()} if isinstance(environment, dict) else {},
         default_container=parts.get("defaultContainer") is True,
     )
