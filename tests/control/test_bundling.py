@@ -107,6 +107,18 @@ def test_the_last_good_version_outlives_further_changes_and_rotated_keys(tmp_pat
     assert key_for(mounted(tmp_path, files(before))) == MARKER
 
 
+def test_a_rotated_key_reaches_a_last_good_version_too(tmp_path):
+    before = bundled(keyed())
+    broken_now = keyed(more="hosst: 1")
+
+    made = bundled(broken_now, secrets={"keys": {"alpha": "sk-rotated"}}, before=before)
+    without = bundled(broken_now, secrets={"keys": {"alpha": "two words"}}, before=made)
+
+    assert made.verdicts[ALPHA].in_force is InForce.LAST_GOOD
+    assert key_for(mounted(tmp_path, files(made))) == "sk-rotated"
+    assert key_for(mounted(tmp_path, files(without))) == "sk-rotated"
+
+
 def test_of_two_documents_with_one_host_the_older_has_it(tmp_path):
     made = bundled(
         keyed(name="alpha", key="apiKey: sk-young"),

@@ -1,6 +1,6 @@
 import re
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidestream.control.selecting import (
@@ -55,6 +55,7 @@ def test_a_pod_past_the_limit_gets_a_bundle_that_has_no_keys_of_others():
 
 
 @given(SELECTORS, LABELS)
+@settings(max_examples=50)
 def test_every_pod_has_exactly_its_bundle(selectors, labels):
     wanted = selection_for(selectors, labels)
 
@@ -64,6 +65,7 @@ def test_every_pod_has_exactly_its_bundle(selectors, labels):
 
 
 @given(SELECTORS)
+@settings(max_examples=50)
 def test_a_selection_is_noted_and_read_back(selectors):
     for selection in selections(selectors):
         assert parse_selection(written(selection)) == selection

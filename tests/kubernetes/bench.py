@@ -90,7 +90,6 @@ def one_change(server: ApiServer, pods: int, changes: int) -> None:
     with controlling(server):
         changed(server, pods, f"m-{pods}")  # the first one waits until all namespaces were looked at
         for change in range(changes):
-            server.calls.clear()
             bundle_seconds, pods_seconds = changed(server, pods, f"m-{pods}-{change}")
             took.append(bundle_seconds)
             nudged.append(pods_seconds)
@@ -106,6 +105,7 @@ def one_change(server: ApiServer, pods: int, changes: int) -> None:
 def changed(server: ApiServer, pods: int, model: str) -> tuple[float, float]:
     """Give a provider another model. Return how long that takes to the bundle, and to the last of its pods."""
     body = f"model: {model}, apiKeyFrom: {{secretKeyRef: {{name: p3, key: alpha}}}}"
+    server.calls.clear()
     server.apply(keyed(f"api3.{CHANGED}.example", body, name="p3", namespace=CHANGED))
     bundle_seconds = until(lambda: model.encode() in server.files(namespace=CHANGED)["llmprovider.p3.yaml"])
     pods_seconds = bundle_seconds + until(lambda: server.count("patch", "pods") == pods, every=0.02)

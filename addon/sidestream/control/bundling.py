@@ -23,6 +23,7 @@ from sidestream.control.files import (
     Files,
     file_of,
     files_for,
+    key_file,
     read_back,
     rewritten,
 )
@@ -115,6 +116,7 @@ class _Keys:
     def __init__(self, secrets: Secrets, before: Mapping[str, bytes]) -> None:
         self._secrets = FromSecrets(secrets)
         self._before = before
+        self._files = {key_file(name, key): text for name, keys in secrets.items() for key, text in keys.items()}
         self.kept: dict[str, str] = {}  # file → why its key is the one before
         self.refused: set[str] = set()  # why others can't be had
 
@@ -122,17 +124,22 @@ class _Keys:
         file = file_of(reference)
         was = self._before.get(file)
         if isinstance(reference, FromFile) and reference.path.parent != LAST_GOOD_FOLDER:
-            was = None
-        elif isinstance(reference, FromFile) and was is not None:
-            return was.decode()
+            was = None  # a document of a user may not name our files
         try:
-            return make_secret(self._secrets.key(reference)).reveal()
+            return make_secret(self._text(reference, file)).reveal()
         except Unavailable as e:
             if was is None:
                 self.refused.add(str(e))
                 raise
-            self.kept[file] = f"{e}; the last good key stays in force"
+            if not isinstance(reference, FromFile):
+                self.kept[file] = f"{e}; the last good key stays in force"
             return was.decode()
+
+    def _text(self, reference: KeyReference, file: str) -> str:
+        # A version that was read back names the file only, but its Secret may have another key by now.
+        if isinstance(reference, FromFile) and reference.path.parent == LAST_GOOD_FOLDER and file in self._files:
+            return self._files[file]
+        return self._secrets.key(reference)
 
     def ca(self, path: Path) -> str:
         try:
