@@ -59,6 +59,11 @@ bench-policy: setup ## measure what deciding and planning cost
 soak: setup ## half an hour of load and faults: nothing is lost, nothing leaks (ARGS="--minutes 5")
 	@$(PYTHON) -m tests.soak $(ARGS)
 
+.PHONY: soak-web
+soak-web: setup ## the soak for ten minutes with mitmweb open in a browser: memory stays bounded (ARGS="--minutes 2")
+	@.make/system-packages
+	@$(PYTHON) -m tests.soak --web --minutes 10 $(ARGS)
+
 .PHONY: bench
 bench: setup ## measure Sidestream beside stock mitmdump, Envoy and LiteLLM (Linux, root; ARGS=--quick)
 	@.make/bench

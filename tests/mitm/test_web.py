@@ -1,10 +1,13 @@
 """What mitmweb and the console keep, and what mitmweb does while nobody looks."""
 
+import asyncio
 import gc
 import inspect
+import json
 from types import SimpleNamespace
 
 import pytest
+from mitmproxy import flowfilter
 from mitmproxy.addons.view import View
 from mitmproxy.http import HTTPFlow
 from mitmproxy.test import taddons, tflow
@@ -12,8 +15,9 @@ from mitmproxy.tools.web import app
 from mitmproxy.tools.web import master as web_master
 from tornado.httputil import HTTPServerRequest
 
+from sidestream.mitm import web
 from sidestream.mitm.current import Current
-from sidestream.mitm.engine.pages import extend, serialise_for_viewers_only
+from sidestream.mitm.engine.pages import MAX_WAITING, bound_what_waits, extend, serialise_for_viewers_only
 from sidestream.mitm.pages.noting import MARKERS
 from sidestream.mitm.runtime import Settings
 from sidestream.mitm.web import Retention
@@ -108,6 +112,33 @@ def test_a_limit_that_is_lowered_is_kept(kept):
     assert view.store_count() <= 11
 
 
+def test_the_oldest_go_when_they_are_too_large_together(kept, monkeypatch):
+    view, come, current = kept
+    current.settings = Settings(web_max_bytes=1000)
+    monkeypatch.setattr(web, "SECONDS_BETWEEN_LOOKS", 0.0)
+    flows = [make_flow() for _ in range(50)]
+    for each in flows:
+        each.request.raw_content, each.response.raw_content = b"x" * 60, b"x" * 40
+
+    come(*flows)
+
+    present = view.resolve("@all")
+    assert present == flows[-len(present) :]
+    assert 10 <= len(present) <= 11
+
+
+def test_what_is_under_way_stays_however_large(kept, monkeypatch):
+    view, come, current = kept
+    current.settings = Settings(web_max_bytes=1000)
+    monkeypatch.setattr(web, "SECONDS_BETWEEN_LOOKS", 0.0)
+    large = make_flow(live=True)
+    large.request.raw_content = b"x" * 5000
+
+    come(large, make_flow(), make_flow())
+
+    assert large in view.resolve("@all")
+
+
 def test_nothing_else_keeps_a_flow_that_was_removed(kept):
     _, come, _ = kept
 
@@ -174,6 +205,50 @@ def test_mitmweb_tells_its_browsers_by_what_is_replaced():
         app
     )
     assert "self.connections.add(self)" in inspect.getsource(app.WebSocketEventBroadcaster.open)
+
+
+@pytest.fixture
+def sleeper(monkeypatch):
+    """A browser that takes nothing from its queue. It has a filter."""
+    monkeypatch.setattr(app.ClientConnection, "send", app.ClientConnection.send)
+    bound_what_waits()
+    connection = object.__new__(app.ClientConnection)
+    connection._send_queue = asyncio.Queue()
+    connection.filters = {"search": flowfilter.parse("~marked")}
+    connection.application = SimpleNamespace(master=SimpleNamespace(view=[make_flow(marked=":star:")]))
+    return connection
+
+
+def test_only_so_much_waits_for_a_browser_that_sleeps(sleeper):
+    for number in range(10 * MAX_WAITING):
+        sleeper.send(b"%d" % number)
+
+    assert sleeper._send_queue.qsize() <= MAX_WAITING
+
+
+def test_a_browser_that_missed_something_fetches_the_list_and_what_its_filter_finds(sleeper):
+    for _ in range(MAX_WAITING + 1):
+        sleeper.send(b"a change")
+
+    waiting = [json.loads(sleeper._send_queue.get_nowait()) for _ in range(sleeper._send_queue.qsize())]
+
+    assert [message["type"] for message in waiting] == ["flows/reset", "flows/filterUpdate"]
+    assert len(waiting[1]["payload"]["matching_flow_ids"]) == 1
+
+
+def test_a_browser_that_keeps_up_is_told_all(sleeper):
+    for number in range(MAX_WAITING):
+        sleeper.send(b"%d" % number)
+
+    assert [sleeper._send_queue.get_nowait() for _ in range(3)] == [b"0", b"1", b"2"]
+
+
+def test_mitmweb_keeps_a_queue_for_each_browser():
+    sending = inspect.getsource(app.WebSocketEventBroadcaster)
+
+    assert "self._send_queue.put_nowait(message)" in sending
+    assert "message = await self._send_queue.get()" in sending
+    assert '{"type": "flows/reset"}' in inspect.getsource(app.ClientConnection.broadcast_flow_reset)
 
 
 def test_mitmweb_runs_commands_whose_names_have_a_hyphen():

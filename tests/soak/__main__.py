@@ -9,6 +9,7 @@ beginning; otherwise 1, with the first offending calls in full. See README.md be
 
 import argparse
 import asyncio
+import contextlib
 import json
 import random
 import shutil
@@ -25,6 +26,8 @@ from tests.soak.load import Load
 from tests.soak.measuring import Sample, growth_kb, look, starved
 from tests.soak.recording import Acted
 from tests.soak.staging import Stage, staged
+from tests.soak.watching import Watcher, flags, watching
+from tests.world import free_port
 
 SAMPLE_SECONDS = 2.0
 SETTLE_SECONDS = 90.0
@@ -60,6 +63,7 @@ class Soak:
         self.failures: list[str] = []
         self.census: dict = {}
         self.said = ""
+        self.watcher: Watcher | None = None
         self.began = time.monotonic()
 
     def sample(self) -> Sample:
@@ -92,8 +96,9 @@ class Soak:
         acted = await self._probe()
         self.stage.be_moody()
         sampling = asyncio.create_task(self._keep_sampling())
-        deadline = time.monotonic() + self.options.minutes * 60
-        await self.load.run(self.options.rate, lambda: time.monotonic() > deadline or self._has_ended())
+        async with self._watched():
+            deadline = time.monotonic() + self.options.minutes * 60
+            await self.load.run(self.options.rate, lambda: time.monotonic() > deadline or self._has_ended())
         self.stage.be_well()
         await asyncio.sleep(1)
         asks = [asking.healthy(f"soak-last-{n}", (asking.ROUTED, asking.DIRECT)[n % 2]) for n in range(LAST_CALLS)]
@@ -104,6 +109,18 @@ class Soak:
         await self._settle()
         sampling.cancel()
         return acted
+
+    @contextlib.asynccontextmanager
+    async def _watched(self):
+        """With `--web`, have a browser look all the while."""
+        if self.options.web is None:
+            yield
+            return
+        async with watching(self.stage.folder, self.options.web) as self.watcher:
+            yield
+        most, allowed = max(self.watcher.kept, default=0), self.options.flows * 1.05 + self.options.most
+        if not self.watcher.opened or most > allowed:
+            self.failures.append(f"{self.watcher.opened} pages were opened, and {most} flows kept")
 
     def _has_ended(self):
         return self.stage.proxy.process.poll() is not None
@@ -206,6 +223,7 @@ def check(soak: Soak, acted: Acted) -> dict:
         "seconds_without_cpu": round(_over(soak, "waited_seconds"), 1),
         "seconds_starved": round(sum(to - since for since, to in starved_at), 1),
         "offences": Counter(evidence["complaint"][:60] for evidence in load.evidence.values()),
+        "pages": asdict(soak.watcher) | {"kept": _percentiles(soak.watcher.kept)} if soak.watcher else None,
         "log_lines_of_failure": broken[:50],
     }
 
@@ -269,6 +287,8 @@ def main() -> int:
     parser.add_argument("--rate", type=float, default=60.0, help="calls per second, in all")
     parser.add_argument("--most", type=int, default=64, help="calls under way; one that finds no place waits")
     parser.add_argument("--seed", type=int, default=None, help="the same seed draws the same calls")
+    parser.add_argument("--web", action="store_true", help="with mitmweb open in a browser (Chromium)")
+    parser.add_argument("--flows", type=int, default=1000, help="how many flows mitmweb keeps")
     parser.add_argument("--settle", type=float, default=SETTLE_SECONDS, metavar="SECONDS", help="to let go of all")
     parser.add_argument("--out", type=Path, default=Path("build/soak"), metavar="DIR", help="made anew")
     options = parser.parse_args()
@@ -277,7 +297,8 @@ def main() -> int:
     folder = options.out.absolute() / "stage"
     folder.mkdir(parents=True)
     say(f"soak: {options.minutes:g} minutes at {options.rate:g} calls per second, seed {options.seed}")
-    with staged(folder, options.seed) as stage:
+    options.web = free_port() if options.web else None
+    with staged(folder, options.seed, flags(options.web, options.flows) if options.web else ()) as stage:
         soak = Soak(stage, options)
         acted = asyncio.run(soak.run())
         facts = check(soak, acted)

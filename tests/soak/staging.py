@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -61,8 +61,8 @@ class Stage:
 
 
 @contextlib.contextmanager
-def staged(folder: Path, seed: int) -> Iterator[Stage]:
-    """Put all in place in `folder`; stop it at the end."""
+def staged(folder: Path, seed: int, flags: Sequence[str] = ()) -> Iterator[Stage]:
+    """Put all in place in `folder`; stop it at the end. `flags`: more of them for `sidestream run`."""
     keys = tuple(f"sk-marker-soak-{who}-{secrets.token_hex(8)}" for who in ("provider", "client"))
     environment = {
         "SOAK_PROVIDER_KEY": keys[0],
@@ -85,7 +85,7 @@ def staged(folder: Path, seed: int) -> Iterator[Stage]:
         inside_script = shutil.copy(Path(__file__).with_name("inside.py"), folder)
         command += ["--set", f"scripts={inside_script}"]
         inside = {name: value for name, value in environment.items() if name != "SOAK_CLIENT_KEY"}
-        proxy = stack.enter_context(started(command, folder, port, environment=inside))
+        proxy = stack.enter_context(started([*command, *flags], folder, port, environment=inside))
         yield Stage(proxy, providers, frozenset(ports.values()), folder, folder / "inside.jsonl", keys)
 
 

@@ -288,3 +288,13 @@ async def test_a_watch_ends_when_it_is_cancelled(policy):
         await asyncio.sleep(0)
 
     assert task.cancelled()
+
+
+def test_problems_of_the_newest_documents_are_told_as_a_person_reads_them(policy):
+    watched = watch(policy)
+    policy.write_text(provider("host: [1]"))
+
+    changed = watched.refresh()
+
+    assert not changed
+    assert any(str(policy) in problem and "host" in problem for problem in watched.problems())

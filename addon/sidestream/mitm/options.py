@@ -29,6 +29,7 @@ MAX_HEAD = "sidestream_max_head"
 MAX_EXCHANGES = "sidestream_max_exchanges"
 MAX_CONNECTIONS = "sidestream_max_connections"
 WEB_MAX_FLOWS = "sidestream_web_max_flows"
+WEB_MAX_SIZE = "sidestream_web_max_size"
 GRACE = "sidestream_grace"
 ADMIN = "sidestream_admin"
 ASM_NAMES = "sidestream_asm_names"
@@ -58,6 +59,7 @@ ALL = frozenset(
         MAX_EXCHANGES,
         MAX_CONNECTIONS,
         WEB_MAX_FLOWS,
+        WEB_MAX_SIZE,
         GRACE,
         ADMIN,
         ASM_NAMES,
@@ -155,6 +157,12 @@ def declare(loader: Loader) -> None:
         "How many flows mitmweb and mitmproxy keep; the oldest that are finished go. 0: no limit.",
     )
     loader.add_option(
+        WEB_MAX_SIZE,
+        str,
+        environment("SIDESTREAM_WEB_MAX_SIZE", "256m"),
+        "How large the bodies of the flows that they keep may be together; understands k/m/g suffixes. 0: any size.",
+    )
+    loader.add_option(
         GRACE,
         int,
         _number(GRACE, GRACE_SECONDS),
@@ -241,6 +249,7 @@ def read(options: Options) -> Settings:
         max_exchanges=_at_least_one(options.sidestream_max_exchanges),
         max_connections=_not_negative(MAX_CONNECTIONS, options.sidestream_max_connections),
         web_max_flows=_not_negative(WEB_MAX_FLOWS, options.sidestream_web_max_flows),
+        web_max_bytes=_bytes(WEB_MAX_SIZE, options.sidestream_web_max_size, least=0),
         grace_seconds=_not_negative(GRACE, options.sidestream_grace, none="no wait"),
         admin=_admin(options.sidestream_admin),
         asm_names=options.sidestream_asm_names,

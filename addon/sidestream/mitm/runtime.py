@@ -79,8 +79,8 @@ class Settings:
     `confdir`.
 
     `max_body_bytes`: of a request that is held, `max_head_bytes`: of any request that is read, `max_exchanges`: under
-    way at a time. `max_connections`, `web_max_flows`: 0 for no limit. `admin`: HOST:PORT of the admin endpoint, or a
-    word. `otel`: spans and metrics go to OpenTelemetry's collector.
+    way at a time. `max_connections`, `web_max_flows`, `web_max_bytes`: 0 for no limit. `admin`: HOST:PORT of the admin
+    endpoint, or a word. `otel`: spans and metrics go to OpenTelemetry's collector.
 
     `grace_seconds`: how long what is under way may take when the process is to end.
 
@@ -103,6 +103,7 @@ class Settings:
     max_exchanges: int = 1000
     max_connections: int = 0
     web_max_flows: int = 0
+    web_max_bytes: int = 0
     grace_seconds: int = GRACE_SECONDS
     admin: str = OFF
     asm_names: bool = False

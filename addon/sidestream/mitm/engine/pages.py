@@ -15,6 +15,12 @@ from mitmproxy.master import Master
 STYLE = b"<style>.flow-table .col-comment{width:45%}.flow-table td.col-comment{text-align:left}</style>"
 """What is added to mitmweb's one page."""
 
+MAX_WAITING = 2000
+"""How many messages may wait for a browser; a flow takes some 3 KB in one."""
+
+RESET = b'{"type": "flows/reset"}'
+"""What tells a browser to fetch the list anew."""
+
 
 def serialise_for_viewers_only() -> None:
     """Let mitmweb, if this is one, make JSON of flows only while a browser is connected."""
@@ -29,6 +35,31 @@ def serialise_for_viewers_only() -> None:
 
     broadcast_flow.original = original
     app.ClientConnection.broadcast_flow = staticmethod(broadcast_flow)
+
+
+def bound_what_waits() -> None:
+    """
+    Let only so much wait for a browser that is slow, or asleep; its list is then fetched anew.
+
+    mitmweb would keep every change for it, and under load there are hundreds a second.
+    """
+    app = sys.modules.get("mitmproxy.tools.web.app")
+    if app is None or hasattr(app.ClientConnection.send, "original"):
+        return
+    original = app.ClientConnection.send
+
+    def send(connection: Any, message: bytes) -> None:
+        if connection._send_queue.qsize() < MAX_WAITING:
+            original(connection, message)
+            return
+        while not connection._send_queue.empty():
+            connection._send_queue.get_nowait()
+        original(connection, RESET)  # what `message` says is in what is fetched then
+        for name, expression in connection.filters.copy().items():
+            connection.update_filter(name, expression.pattern)
+
+    send.original = original
+    app.ClientConnection.send = send
 
 
 def extend(master: Master) -> None:
