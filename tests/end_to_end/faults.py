@@ -139,6 +139,7 @@ PLAYS: dict[str, Play] = {
     "half, error event": [STREAM, chunk(HALF + ERROR), LAST_CHUNK],
     "half, cut in an event": [STREAM, chunk(HALF + HALF[:30]), CUT],
     "half, end": [STREAM, chunk(HALF), LAST_CHUNK],
+    "all but DONE, end": [STREAM, chunk(ALL.removesuffix(DONE)), LAST_CHUNK],
     "half, bad chunk": [STREAM, chunk(HALF), BAD_CHUNK],
     "half, cut, HTTP/1.0": [OLD_STREAM, HALF, CUT],
     "half, not gzip any more": [

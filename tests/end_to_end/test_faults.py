@@ -100,7 +100,8 @@ half, stall                 stream  200 timeout       200 half provider_timeout 
 half, comments, stall       stream  200 timeout       200 half provider_timeout broken  provider_timeout
 half, error event           stream  200 stream-error  200 half overloaded               error_in_stream
 half, cut in an event       stream  200 reset         200 half provider_failed broken   provider_failed
-half, end                   stream  200               200 half                          stream_incomplete
+half, end                   stream  200 reset         200 half provider_failed broken   provider_failed
+all but DONE, end           stream  200               200 all good                      -
 half, bad chunk             stream  200 reset         200 half provider_failed broken   provider_failed
 half, cut, HTTP/1.0         stream  200 reset         200 half provider_failed broken   provider_failed
 half, not gzip any more     stream  200 reset         200 half provider_failed broken   provider_failed
@@ -150,7 +151,7 @@ refused > garbage > JSON     -                     whole   connect-failure, rese
 500 > JSON                   0                     whole   500 server-error                     500 broken_down
 500                          1                     whole   500 server-error, 500 server-error   500 broken_down
 503 for 7 s                  2                     whole   503 server-error                     503 retry-after:7 busy
-JSON, stall > never answers  2 within 1500ms       whole   200 timeout, timeout                 504 provider_timeout
+JSON, stall > never answers  2 within 1900ms       whole   200 timeout, timeout                 504 provider_timeout
 half, comments for ever      - within 1500ms       stream  200 timeout                          200 half provider_timeout broken
 
 500 > JSON                   1 on reset,timeout    whole   500 server-error                     500 broken_down

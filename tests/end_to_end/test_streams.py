@@ -16,6 +16,7 @@ CHAT = {"messages": [{"role": "user", "content": "hi"}]}
 EVENTS = 50
 
 EVENT = b'data: {"model": "m-1", "choices": [{"index": 0, "delta": {"content": "%s"}}]}\n\n'
+STOP = b'data: {"model": "m-1", "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}\n\n'
 USAGE = b'data: {"model": "m-1", "choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 5}}\n\n'
 ERROR = b'data: {"error": {"message": "overloaded", "type": "server_error"}}\n\n'
 DONE = b"data: [DONE]\n\n"
@@ -166,7 +167,7 @@ BODIES = {
     "other fields": b"id: 1\nretry: 10\nevent: message\n" + EVENT % b"hi" + DONE,
     "data in two lines": b'data: {"model":\ndata: "m-1"}\n\n' + DONE,
     "no last blank line": EVENT % b"hi" + b"data: [DONE]",
-    "no DONE": EVENT % b"hi",
+    "no DONE": EVENT % b"hi" + STOP,
     "an error": EVENT % b"hi" + ERROR,
     "no events": b"",
     "not UTF-8": b"data: \xff\xfe\n\n" + DONE,
@@ -271,14 +272,14 @@ def test_json_that_breaks_off_is_an_error_and_no_half_object(proxy, player, clie
     assert [(record["status"], record["error"]) for record in records] == [(502, "provider_failed")]
 
 
-def test_a_stream_without_its_last_event_is_recorded_as_that(proxy, player, client):
+def test_a_clean_end_in_the_middle_of_an_answer_is_none(proxy, player, client):
     player.play(chunk(EVENT % b"hi"))
 
-    with proxy.recording() as records, begin(client) as answer:
+    with proxy.recording() as records, pytest.raises(httpx2.RemoteProtocolError), begin(client) as answer:
         answer.read()
 
     [record] = records
-    assert (record["status"], record["error"], record["response_model"]) == (200, "stream_incomplete", "m-1")
+    assert (record["status"], record["error"], record["response_model"]) == (200, "provider_failed", "m-1")
 
 
 def test_an_error_in_a_stream_is_recorded(proxy, player, client):

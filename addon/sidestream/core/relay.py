@@ -83,6 +83,13 @@ class Relay:
             return self.meter.complete is False
         return self._held.lstrip().startswith((b"{", b"[")) and not _is_json(bytes(self._held))
 
+    @property
+    def is_midway(self) -> bool:
+        """Tell whether a stream is in the middle of its answer: it said something, and neither why nor that it ends."""
+        meter = self.meter
+        is_open = self.manner == "events" and meter.complete is False and not meter.error_seen
+        return is_open and meter.pieces > 0 and meter.finish_reason is None and b"[DONE]" not in meter.rest
+
     def end(self) -> bytes:
         """Take note that the framing says the answer is complete; return what is left to go on, unless it failed."""
         self.meter.finish()
@@ -90,6 +97,8 @@ class Relay:
             return self.go_on()
         if self.manner != "events":
             return b""
+        if self.meter.complete is False and self.meter.finish_reason is not None:
+            self.meter.complete = True  # not all providers say [DONE] besides
         if not self.has_begun:
             self.failure = self.failure or Failure("stream-error", "the stream ended before any content")
             self._held += self.meter.rest

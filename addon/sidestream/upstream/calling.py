@@ -203,7 +203,7 @@ class _Attempt:
                 return relay.failure
             if relay.events or relay.manner != "events":
                 self._heard()
-        if self._connection.is_until_end and relay.is_cut:
+        if relay.is_midway or (self._connection.is_until_end and relay.is_cut):
             return Failure("reset", "the answer is cut off")
         if self._decoding is not None and not self._decoding.is_whole and not is_empty:
             return Failure("reset", "the compressed answer is cut off")
