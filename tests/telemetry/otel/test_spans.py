@@ -9,7 +9,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import ScopeSpans, Status
 
 from sidestream.core.exchange import Content
 from sidestream.core.tracing import SAMPLED, SpanContext, Trace
-from sidestream.telemetry.otel.spans import MAX_CONTENT_CHARACTERS, add_spans
+from sidestream.telemetry.otel.spans import MAX_CONTENT_CHARACTERS, add_spans, fit_to_wait
 from sidestream.telemetry.redacting import Redactor
 from tests.collector import attributes_of
 from tests.telemetry.otel.recorded import OWN, PARENT, record_of
@@ -20,7 +20,7 @@ TIMES = {"start": 100_500_000_000, "end": 112_500_000_000}
 def spans_of(record, redact=str):
     """Return the spans of `record` as they are after they were sent."""
     scope = ScopeSpans()
-    add_spans(record, scope.spans.add, redact)
+    add_spans(fit_to_wait(record, redact), scope.spans.add)
     return list(ScopeSpans.FromString(scope.SerializeToString()).spans)
 
 

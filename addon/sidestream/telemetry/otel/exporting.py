@@ -22,7 +22,7 @@ from sidestream.core.exchange import Record
 from sidestream.telemetry.otel.metrics import MetricsWriter
 from sidestream.telemetry.otel.sending import Outcome, send
 from sidestream.telemetry.otel.settings import Export, Target
-from sidestream.telemetry.otel.spans import Redact, add_spans
+from sidestream.telemetry.otel.spans import Redact, add_spans, fit_to_wait
 
 logger = logging.getLogger(__name__)
 
@@ -66,6 +66,7 @@ class Exporter:
         """Take `record`, whose spans are sent soon."""
         if self._spans_to is None or record.trace.own is None or not record.trace.own.is_sampled:
             return
+        record = fit_to_wait(record, self._redact)
         with self._lock:
             self._waiting.append(record)
             self._drop_oldest()
@@ -130,7 +131,7 @@ class Exporter:
         for record in batch:
             known = len(spans)
             try:
-                add_spans(record, spans.add, self._redact)
+                add_spans(record, spans.add)
             except Exception:
                 del spans[known:]
                 logger.exception("a record could not be made a span")

@@ -8,6 +8,7 @@ Source: OpenTelemetry semantic conventions, "Generative AI client spans", "HTTP 
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache
 
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, KeyValue
@@ -18,8 +19,8 @@ from sidestream.telemetry.names import error_of
 from sidestream.telemetry.otel import conventions as names
 
 MAX_CONTENT_CHARACTERS = 16_384
-"""How much of a body stands in a span: several hundred of them wait, and go together."""
-MAX_KEPT = 4096
+"""How much of a body stands in a span: thousands may wait, and hundreds go together."""
+MAX_KEPT = 512
 """How many sets of attributes are kept as they are written: those that policies name, and the same again and again."""
 
 type Value = str | bool | int | float | None
@@ -31,8 +32,17 @@ _LARGEST = 2**63 - 1
 _LOCAL_PARENT = SpanFlags.SPAN_FLAGS_CONTEXT_HAS_IS_REMOTE_MASK
 
 
-def add_spans(record: Record, add: Callable[[], Span], redact: Redact) -> None:
-    """Write the spans of `record` into those that `add` makes. `redact`: what its bodies go through, if it has them."""
+def fit_to_wait(record: Record, redact: Redact) -> Record:
+    """Return `record` with no more of its bodies, if it has them, than its span is to hold, redacted by `redact`."""
+    if record.content is None:
+        return record
+    # Redacted whole: what is cut first may be no secret's shape any more.
+    texts = (redact(body.decode(errors="replace")) for body in (record.content.request, record.content.response))
+    return replace(record, content=Content(*(text[:MAX_CONTENT_CHARACTERS].encode() for text in texts)))
+
+
+def add_spans(record: Record, add: Callable[[], Span]) -> None:
+    """Write the spans of `record`, which was made fit to wait, into those that `add` makes."""
     own, parent = record.trace.own, record.trace.parent
     if own is None or not own.is_sampled:
         return
@@ -54,7 +64,8 @@ def add_spans(record: Record, add: Callable[[], Span], redact: Redact) -> None:
         reasons = ArrayValue(values=[_value(record.finish_reason)])
         span.attributes.append(KeyValue(key=names.FINISH_REASONS, value=AnyValue(array_value=reasons)))
     if record.content is not None:
-        span.attributes.extend(_pairs(_of_content(record.content, redact)))
+        content = (names.REQUEST_BODY, record.content.request), (names.RESPONSE_BODY, record.content.response)
+        span.attributes.extend(_pairs(tuple((name, body.decode()) for name, body in content)))
     for number, attempt in enumerate(record.attempts):
         if attempt.span_id is not None:
             below = add()
@@ -118,15 +129,6 @@ def _of_attempt(attempt: AttemptRecord, number: int) -> Attributes:
         (names.SERVER_PORT, attempt.server_port),
         (names.STATUS_CODE, attempt.status),
         (names.RESEND_COUNT, number or None),
-    )
-
-
-def _of_content(content: Content, redact: Redact) -> Attributes:
-    # Redacted whole: what is cut first may be no secret's shape any more.
-    request, response = (redact(body.decode(errors="replace")) for body in (content.request, content.response))
-    return (
-        (names.REQUEST_BODY, request[:MAX_CONTENT_CHARACTERS]),
-        (names.RESPONSE_BODY, response[:MAX_CONTENT_CHARACTERS]),
     )
 
 
