@@ -13,7 +13,7 @@ from tests.policy.definitions import faults, schema_of
 from tests.policy.test_published import MANIFESTS
 
 BUILT = [folder for folder in FOLDERS if not is_component(folder)]
-PROXIED = ["egress", "examples/egress"]
+PROXIED = ["direct", "egress", "examples/egress"]
 CONTROLLED = ["base", "overlays/local", "overlays/production"]
 SYSTEM = {"kube-system", "kube-public", "kube-node-lease", "sidestream-system"}
 VERSION = "0.1.0"
@@ -200,14 +200,14 @@ def test_the_command_of_the_shared_proxy_is_one_that_sidestream_understands(fold
 
     assert options.only_policy_hosts
     assert (options.mode, options.listen) == (["regular"], ("0.0.0.0", container["ports"][0]["containerPort"]))
-    assert options.policies == container["volumeMounts"][0]["mountPath"]
+    assert options.kubernetes or options.policies == container["volumeMounts"][0]["mountPath"]
 
 
 @pytest.mark.parametrize("folder", PROXIED)
 def test_only_the_shared_proxy_mounts_the_keys(folder):
     mounting = [title for title, pod in pods_in(folder) if "sidestream-policy" in yaml.safe_dump(pod)]
 
-    assert mounting == ["Deployment sidestream-egress"]
+    assert mounting == ([] if folder == "direct" else ["Deployment sidestream-egress"])
 
 
 def test_the_shared_proxy_lets_in_only_pods_that_go_through_it():
