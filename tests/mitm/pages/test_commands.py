@@ -202,6 +202,15 @@ def test_what_is_no_chat_is_refused(run, shown, source):
         run(f"sidestream.replay-with @{flow.id} moonshot")
 
 
+def test_what_is_no_operation_of_openais_is_refused(run, shown, source):
+    flow = make_flow(body=b"{}")
+    flow.request.path = "/orders"
+    shown.come(flow).live = False
+
+    with pytest.raises(exceptions.CommandError, match="only OpenAI's operations"):
+        run(f"sidestream.replay-with @{flow.id} moonshot")
+
+
 def test_what_is_under_way_or_too_much_is_refused(run, shown, source):
     for _ in range(25):
         shown.come(make_flow(body=CHAT)).live = False

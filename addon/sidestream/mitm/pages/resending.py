@@ -17,6 +17,7 @@ from sidestream.core.attempts import Attempts, Health, Try
 from sidestream.core.body import read_object
 from sidestream.core.calls import Broken, End, Head, Outgoing, Part
 from sidestream.core.exchange import Exchange
+from sidestream.core.operations import OTHER
 from sidestream.core.planning import Plan, plan
 from sidestream.core.routing import Forward, Reject, RequestView
 from sidestream.core.snapshot import Backend, Labels, Provider, Route, Snapshot
@@ -94,6 +95,8 @@ class Resending:
         planned = plan(forward, self.view)
         if isinstance(planned, Reject):
             raise CannotResend(planned.error.message)
+        if planned.operation is OTHER:  # it would get no key, and may have an effect
+            raise CannotResend("only OpenAI's operations are sent again")
         now = time.monotonic()
         self.flow = _copy(original, before)
         apply(planned.attempt, self.flow)
