@@ -1,11 +1,15 @@
 """
 A whole pod without a cluster: the redirection, the sidecar and an app, exactly as they were injected.
 
-What only a cluster can show (images, seccomp, cgroups, the kubelet's own timing) is not rehearsed.
+What only a cluster can show (images, seccomp, cgroups, the kubelet's own timing) is not rehearsed. How long a changed
+Secret takes is shown by `python -m pytest --log-cli-level=INFO tests/inject/test_rehearsal.py -k reaches`.
 """
 
 import json
+import logging
 import signal
+import socket
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,9 +20,11 @@ from sidestream.inject.options import ADMIN_PORT, INIT_CONTAINER, POLICY_FOLDER,
 from sidestream.inject.workloads import pods_in
 from sidestream.policy.syntax import parse
 from tests.inject.kubelet import Kubelet, environment_of, status_of
-from tests.namespaces import ROOT, namespaces
+from tests.namespaces import ROOT, Namespace, namespaces
 from tests.transparent import pods
 from tests.world import DASHSCOPE_KEY, wait_for
+
+logger = logging.getLogger(__name__)
 
 HOST = "dashscope.aliyuncs.com"
 CALL = ("-d", '{"messages": [{"role": "user", "content": "hi"}]}')
@@ -27,6 +33,7 @@ MANIFEST = (ROOT / "k8s/examples/sleep/sleep.yaml").read_text()
 
 @dataclass
 class Rehearsed:
+    namespace: Namespace
     kubelet: Kubelet
     outside: pods.Outside
     process: object
@@ -35,6 +42,13 @@ class Rehearsed:
     def curl(self, *arguments):
         """Call somebody as the app does."""
         return self.kubelet.run("sleep", "curl", "-sS", "-m", "20", *arguments)
+
+    def policy(self):
+        """Read which policy is in force."""
+        request = b"GET /policy HTTP/1.0\r\nHost: localhost\r\n\r\n"
+        with self.namespace.entered(), socket.create_connection(("127.0.0.1", ADMIN_PORT), timeout=10) as client:
+            client.sendall(request)
+            return pods.read_all(client).decode()
 
     @property
     def said(self):
@@ -79,7 +93,7 @@ def pod(outside, tmp_path_factory):
         done = kubelet.run(INIT_CONTAINER)
         assert done.returncode == 0, done.stderr
         process = kubelet.start(SIDECAR, folder / "said.txt")
-        made = Rehearsed(kubelet, outside, process, folder / "said.txt")
+        made = Rehearsed(namespace, kubelet, outside, process, folder / "said.txt")
         try:
             wait_for(lambda: process.poll() is not None or pods.listens(process, "127.0.0.1", ADMIN_PORT), 60)
             assert process.poll() is None, made.said
@@ -140,9 +154,12 @@ def test_probes_find_the_sidecar_well(pod, probe):
 
 
 def test_a_policy_that_changed_reaches_the_running_pod(pod):
+    began = time.monotonic()
     pod.kubelet.change_secret("sidestream-policy", bundle(pod.outside, "qwen-2"))
+    wait_for(lambda: "qwen-2" in pod.policy(), 20)
+    logger.info("a changed Secret was in force %.2f s after its files had changed", time.monotonic() - began)
 
-    wait_for(lambda: "qwen-2" in pod.curl(f"http://{HOST}", *CALL).stdout, 20)
+    assert "qwen-2" in pod.curl(f"http://{HOST}", *CALL).stdout
 
 
 def test_a_restarted_init_container_leaves_the_same_rules(pod):
@@ -162,6 +179,7 @@ def test_a_sidecar_that_is_idle_ends_at_once_and_well(pod):
     pod.process.send_signal(signal.SIGTERM)
 
     assert (waited, pod.process.wait(30)) == (0, 0)
+    assert " INFO ended exchanges_finished_at_end=0 exchanges_cut=0 " in pod.said
 
 
 def test_without_the_sidecar_a_call_goes_nowhere(pod):

@@ -150,7 +150,7 @@ def outside() -> Iterator[Outside]:
 
 @dataclass
 class Pod:
-    """A pod. `proxy` has its records and what it said."""
+    """A pod. `proxy` has its records and what it said; when another was started, of all of them."""
 
     namespace: Namespace
     address: str
@@ -158,6 +158,7 @@ class Pod:
     proxy: Proxy
     ca_file: Path
     files_at_start: int
+    _start: Callable[[], subprocess.Popen] = field(repr=False)
     _sockets: contextlib.ExitStack = field(default_factory=contextlib.ExitStack, repr=False)
 
     def run(self, *command: str, uid: int = APP_UID, **how) -> subprocess.CompletedProcess[str]:
@@ -167,6 +168,16 @@ class Pod:
     def curl(self, *arguments: str, uid: int = APP_UID, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run curl as an app of this pod."""
         return self.run("curl", "-sS", "-m", "20", *arguments, uid=uid, check=check)
+
+    def kill_proxy(self) -> None:
+        """Kill the proxy, which is told nothing."""
+        self.proxy.process.kill()
+        self.proxy.process.wait()
+
+    def start_proxy(self) -> None:
+        """Start another proxy, as the first one was."""
+        self.proxy.process = self._start()
+        self.files_at_start = open_files(self.proxy.process)
 
     def connect(self, address: str, port: int, *, uid: int = APP_UID) -> socket.socket:
         """Return a socket of an app of this pod, connected to `address` as it believes."""
@@ -264,17 +275,23 @@ def pod(outside: Outside, *redirect: str, run: tuple[str, ...] = (), may_complai
         command += ["--upstream-ca", str(outside.authority.ca_file), "--log", str(log), *run]
         inside = namespace.command(*command, user=as_user(PROXY_UID))
         output = folder / "said.txt"
-        process = stack.enter_context(running(inside, output, {**ENVIRONMENT, **AT_ONCE, "HOME": str(home)}))
-        for own in ("127.0.0.1", "::1"):
-            wait_for(lambda own=own: listens(process, own, PROXY_PORT), 60)
+        variables = {**ENVIRONMENT, **AT_ONCE, "HOME": str(home)}
+
+        def start() -> subprocess.Popen:
+            process = stack.enter_context(running(inside, output, variables))
+            for own in ("127.0.0.1", "::1"):
+                wait_for(lambda own=own: listens(process, own, PROXY_PORT), 60)
+            return process
+
+        process = start()
         proxy = Proxy(process, PROXY_PORT, log, output)
         ca_file = home / ".mitmproxy" / "mitmproxy-ca-cert.pem"
-        made = Pod(namespace, address, policies, proxy, ca_file, open_files(process))
+        made = Pod(namespace, address, policies, proxy, ca_file, open_files(process), start)
         stack.callback(made.hang_up)
         yield made
         made.hang_up()
         wait_for(made.has_given_all_back, 20)
-        assert process.poll() is None, f"the proxy has ended: {proxy.said}"
+        assert proxy.process.poll() is None, f"the proxy has ended: {proxy.said}"
         assert may_complain or " ERROR " not in proxy.said, proxy.said
 
 
@@ -337,7 +354,7 @@ def join(pod: Namespace, outside: Namespace, number: int) -> str:
 
 @contextlib.contextmanager
 def running(command: list[str], output: Path, variables: dict[str, str]) -> Iterator[subprocess.Popen]:
-    with output.open("wb") as stream:
+    with output.open("ab") as stream:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, env=environment(**variables)
         )

@@ -38,6 +38,8 @@ GRACE_SECONDS = 30
 """How long a pod has to end unless it says otherwise: Kubernetes' default."""
 LEFT_SECONDS = 5
 """How much of that is left when waiting for exchanges to end is over."""
+LAST_SECONDS = 3
+"""How much of that the proxy waits once it is told to end, so that it can still say and record what it cuts off."""
 QUIET_SECONDS = 5
 """How long nothing may go on until a sidecar that is told to end at the same time as the app takes it for gone."""
 
@@ -94,7 +96,7 @@ def init_container(options: Options) -> dict[str, Any]:
 def sidecar(options: Options, grace_seconds: int | None) -> dict[str, Any]:
     """Return the proxy. `grace_seconds`: how long the pod has to end, if it says so."""
     args = ["run", "--mode=transparent", f"--policies={POLICY_FOLDER}", f"--labels={POD_FOLDER}/labels"]
-    args += [f"--admin=127.0.0.1:{ADMIN_PORT}", f"--log-level={options.log_level}"]
+    args += [f"--admin=127.0.0.1:{ADMIN_PORT}", f"--log-level={options.log_level}", f"--grace={LAST_SECONDS}"]
     mounts = [
         {"name": POLICY_VOLUME, "mountPath": POLICY_FOLDER, "readOnly": True},
         {"name": POD_VOLUME, "mountPath": POD_FOLDER, "readOnly": True},
