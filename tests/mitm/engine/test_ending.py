@@ -1,15 +1,19 @@
 """How connections end when the proxy does: which layer is asked, and when nothing is under way."""
 
 import pytest
+from hyperframe.frame import GoAwayFrame
+from mitmproxy.connection import ConnectionState
 from mitmproxy.options import Options
-from mitmproxy.proxy import events, layer, layers
+from mitmproxy.proxy import commands, events, layer, layers
 from mitmproxy.proxy.context import Context
 from mitmproxy.proxy.layers import modes
 from mitmproxy.proxy.layers.http import HTTPMode
+from mitmproxy.proxy.layers.http._http2 import Http2Server
+from mitmproxy.proxy.layers.http._http_h2 import SendH2Data
 from mitmproxy.proxy.mode_specs import ProxyMode
 from mitmproxy.test import tflow
 
-from sidestream.mitm.engine.ending import last_layer
+from sidestream.mitm.engine.ending import is_idle, last_layer, say_goodbye
 from sidestream.mitm.engine.handling import HooksAtOnce
 from sidestream.mitm.engine.http1 import GovernedHttp1Server
 from sidestream.mitm.engine.transparent import PatientTransparentProxy
@@ -64,10 +68,47 @@ def test_what_was_chosen_is_the_last(context, make, choose):
     assert [last_layer(top)] == chosen
 
 
-@pytest.mark.parametrize(("said", "is_idle"), [(b"", True), (b"GET", False), (REQUEST, False)])
-def test_a_connection_is_idle_until_a_request_begins(said, is_idle):
+@pytest.mark.parametrize(("said", "wanted"), [(b"", True), (b"GET", False), (REQUEST, False)])
+def test_a_connection_is_idle_until_a_request_begins(said, wanted):
     server = GovernedHttp1Server(Context(tflow.tclient_conn(), Options()))
     list(server.handle_event(events.Start()))
     list(server.handle_event(events.DataReceived(server.conn, said)))
 
-    assert server.is_idle == is_idle
+    assert server.is_idle == wanted
+
+
+def http2_layer(context):
+    """Return a layer whose client speaks HTTP/2, and what speaks with it."""
+    top = layers.HttpLayer(context, HTTPMode.transparent)
+    server = top.connections[context.client] = Http2Server(context)
+    server.h2_conn.initiate_connection()
+    server.h2_conn.data_to_send()
+    return top, server
+
+
+def test_a_client_of_http2_is_told_which_of_its_requests_were_seen(context):
+    top, _ = http2_layer(context)
+
+    goodbye, closing = say_goodbye(top)
+
+    assert goodbye.data[3:4] == bytes([GoAwayFrame.type])
+    assert isinstance(closing, commands.CloseConnection)
+
+
+def test_nothing_is_said_on_a_connection_that_is_closed(context):
+    context.client.state = ConnectionState.CLOSED
+    top, _ = http2_layer(context)
+
+    assert list(say_goodbye(top)) == []
+
+
+def test_a_connection_of_http2_is_idle_when_no_stream_is_left_and_no_answer_waits_for_room(context):
+    top, server = http2_layer(context)
+    seen = [is_idle(top)]
+    server.h2_conn.stream_buffers[1].append(SendH2Data(b"rest", end_stream=True))
+    seen.append(is_idle(top))
+    server.h2_conn.stream_buffers.clear()
+    top.streams[1] = None
+    seen.append(is_idle(top))
+
+    assert seen == [True, False, False]
