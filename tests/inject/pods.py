@@ -1,9 +1,13 @@
 """Pods to inject into, for any test and for Hypothesis."""
 
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 from sidestream.inject.options import Options
 from sidestream.inject.trust import VARIABLES
+
+EXAMPLES = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+"""How properties are tried: machines that do much else are slow at times."""
 
 
 def pod(*containers, labels=None, annotations=None, **spec):

@@ -3,7 +3,7 @@
 import copy
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 
 from sidestream.inject.deciding import wanted
 from sidestream.inject.injecting import inject, patch
@@ -12,7 +12,7 @@ from sidestream.inject.problems import Refused
 from sidestream.inject.trust import VARIABLES
 from tests.inject import pods
 from tests.inject.patched import patched
-from tests.inject.pods import pod
+from tests.inject.pods import EXAMPLES, pod
 
 OURS = (INIT_CONTAINER, SIDECAR)
 
@@ -34,7 +34,7 @@ def without_empty_lists(whole):
     return whole | {"spec": spec}
 
 
-@settings(max_examples=30)
+@EXAMPLES
 @given(pods.pods(), pods.options)
 def test_injecting_twice_is_injecting_once(original, options):
     once = inject(original, options)
@@ -43,7 +43,7 @@ def test_injecting_twice_is_injecting_once(original, options):
     assert patch(once, options) == []
 
 
-@settings(max_examples=30)
+@EXAMPLES
 @given(pods.pods(), pods.options, pods.options)
 def test_what_another_version_injected_is_replaced(original, before, now):
     again = inject(inject(original, before), now)
@@ -51,7 +51,7 @@ def test_what_another_version_injected_is_replaced(original, before, now):
     assert without_empty_lists(again) == without_empty_lists(inject(original, now))
 
 
-@settings(max_examples=30)
+@EXAMPLES
 @given(pods.pods(), pods.options)
 def test_the_pod_that_is_given_stays_as_it_is(original, options):
     kept = copy.deepcopy(original)
@@ -61,13 +61,13 @@ def test_the_pod_that_is_given_stays_as_it_is(original, options):
     assert original == kept
 
 
-@settings(max_examples=30)
+@EXAMPLES
 @given(pods.pods(), pods.options)
 def test_the_patch_makes_the_injected_pod(original, options):
     assert patched(original, patch(original, options)) == inject(original, options)
 
 
-@settings(max_examples=30)
+@EXAMPLES
 @given(pods.pods(), pods.options)
 def test_of_an_apps_container_only_variables_and_a_mount_are_added_to(original, options):
     injected = inject(original, options)
@@ -89,7 +89,7 @@ def test_of_an_apps_container_only_variables_and_a_mount_are_added_to(original, 
         }
 
 
-@settings(max_examples=30)
+@EXAMPLES
 @given(pods.pods(), pods.options)
 def test_what_is_no_container_of_ours_keeps_its_place_and_value(original, options):
     injected = inject(original, options)
@@ -106,6 +106,7 @@ def test_what_is_no_container_of_ours_keeps_its_place_and_value(original, option
     assert (injected["metadata"].get("labels")) == (original.get("metadata") or {}).get("labels")
 
 
+@EXAMPLES
 @given(pods.anything_like_a_pod(), pods.options)
 def test_whatever_is_given_is_injected_or_refused(value, options):
     try:

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from sidestream.inject.patching import difference
 from tests.inject.patched import patched
+from tests.inject.pods import EXAMPLES
 
 _NAMED = st.fixed_dictionaries({"name": st.sampled_from("abcd")}, optional={"value": st.integers(0, 2)})
 _VALUES = st.recursive(
@@ -19,6 +20,7 @@ _VALUES = st.recursive(
 _DOCUMENTS = st.fixed_dictionaries({"root": _VALUES})
 
 
+@EXAMPLES
 @given(_DOCUMENTS, _DOCUMENTS)
 def test_a_difference_leads_from_one_value_to_the_other(old, new):
     result = patched(old, difference(old, new))
@@ -27,6 +29,7 @@ def test_a_difference_leads_from_one_value_to_the_other(old, new):
     assert difference(result, new) == []
 
 
+@EXAMPLES
 @given(_DOCUMENTS)
 def test_what_is_the_same_has_no_difference(value):
     assert difference(value, value) == []

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidestream.inject.quantities import amount
+from tests.inject.pods import EXAMPLES
 
 
 @pytest.mark.parametrize(
@@ -38,6 +39,7 @@ def test_what_is_no_quantity_is_told_apart(text):
     assert amount(text) is None
 
 
+@EXAMPLES
 @given(st.text())
 def test_any_text_is_a_quantity_or_none(text):
     assert amount(text) is None or amount(text) >= 0

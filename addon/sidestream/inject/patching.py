@@ -7,6 +7,8 @@ is not written again.
 Source: RFC 6902 (JSON Patch), RFC 6901 (pointers).
 """
 
+import copy
+from collections.abc import Iterable
 from typing import Any
 
 type Operation = dict[str, Any]
@@ -24,6 +26,29 @@ def difference(old: Any, new: Any, path: str = "") -> list[Operation]:
         if operations is not None:
             return operations
     return [{"op": "replace", "path": path, "value": new}]
+
+
+def patched(content: Any, operations: Iterable[Operation]) -> Any:
+    """Return a copy of `content` after `operations`, which are made for it."""
+    content = copy.deepcopy(content)
+    for operation in operations:
+        *parents, last = parts_of(operation["path"])
+        parent: Any = content
+        for name in parents:
+            parent = parent[int(name)] if isinstance(parent, list) else parent[name]
+        key: Any = int(last) if isinstance(parent, list) else last
+        if operation["op"] == "remove":
+            del parent[key]
+        elif operation["op"] == "add" and isinstance(parent, list):
+            parent.insert(key, operation["value"])
+        else:
+            parent[key] = operation["value"]
+    return content
+
+
+def parts_of(path: str) -> list[str]:
+    """Return the keys and indices of a pointer that is not the root's."""
+    return [part.replace("~1", "/").replace("~0", "~") for part in path.split("/")[1:]]
 
 
 def pointer(path: str, part: object) -> str:
