@@ -290,9 +290,10 @@ def test_content_is_sent_where_somebody_asks_for_it_less_what_is_secret(world, s
         span, _ = spans_of(collector, record)
     told = attributes_of(span)
     assert span.parent_span_id.hex() == SPAN
-    assert "what-was-asked" in told["sidestream.request_body"]
-    assert [word for word in ("sk-abcd", "forbidden-word") if word in told["sidestream.request_body"]] == []
-    assert "qwen1.5-72b-chat" in told["sidestream.response_body"]
+    asked, answered = (json.loads(told[f"gen_ai.{kind}.messages"]) for kind in ("input", "output"))
+    assert asked[0] == {"role": "user", "parts": [{"type": "text", "content": "what-was-asked"}]}
+    assert [word for word in ("sk-abcd", "forbidden-word") if word in told["gen_ai.input.messages"]] == []
+    assert "qwen1.5-72b-chat" in answered[0]["parts"][0]["content"]
 
 
 def test_without_telemetry_the_apps_headers_pass_unchanged(world, proxy):

@@ -7,20 +7,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry.proto.trace.v1.trace_pb2 import ScopeSpans, Status
 
-from sidestream.core.exchange import Content
 from sidestream.core.tracing import SAMPLED, SpanContext, Trace
-from sidestream.telemetry.otel.spans import MAX_CONTENT_CHARACTERS, add_spans, fit_to_wait
-from sidestream.telemetry.redacting import Redactor
+from sidestream.telemetry.otel.spans import add_spans
 from tests.collector import attributes_of
 from tests.telemetry.otel.recorded import OWN, PARENT, record_of
 
 TIMES = {"start": 100_500_000_000, "end": 112_500_000_000}
 
 
-def spans_of(record, redact=str):
+def spans_of(record, content=()):
     """Return the spans of `record` as they are after they were sent."""
     scope = ScopeSpans()
-    add_spans(fit_to_wait(record, redact), scope.spans.add)
+    add_spans(record, content, scope.spans.add)
     return list(ScopeSpans.FromString(scope.SerializeToString()).spans)
 
 
@@ -98,19 +96,11 @@ def test_what_nobody_keeps_is_no_span(trace):
     assert spans_of(record_of(trace=trace)) == []
 
 
-def test_a_body_is_redacted_whole_and_then_cut():
-    secret = "sk-abcdefghijklmnop"
-    body = b"x" * (MAX_CONTENT_CHARACTERS - 4) + b" " + secret.encode()
-    record = replace(record_of(), content=Content(body, b"\xff" + body))
+def test_content_stands_at_the_exchange_alone():
+    exchange, attempt = spans_of(record_of(), (("gen_ai.input.messages", "[]"),))
 
-    told = attributes_of(spans_of(record, Redactor())[0])
-
-    assert len(told["sidestream.request_body"]) == len(told["sidestream.response_body"]) == MAX_CONTENT_CHARACTERS
-    assert "sk-" not in told["sidestream.request_body"] + told["sidestream.response_body"]
-
-
-def test_without_content_there_is_none():
-    assert not [name for span in spans_of(record_of()) for name in attributes_of(span) if "body" in name]
+    assert attributes_of(exchange)["gen_ai.input.messages"] == "[]"
+    assert "gen_ai.input.messages" not in attributes_of(attempt)
 
 
 @given(st.text(st.characters()), st.integers(), st.floats())

@@ -10,11 +10,11 @@ from mitmproxy import contentviews, http
 from mitmproxy.contentviews import Contentview, Metadata
 
 from sidestream.core.body import read_object
+from sidestream.core.joining import join
 from sidestream.core.usage import Meter
 from sidestream.mitm.engine.pages import look_at
 from sidestream.mitm.pages import writing
 from sidestream.mitm.pages.differences import difference
-from sidestream.mitm.pages.joining import join
 from sidestream.mitm.pages.noting import provider_of
 from sidestream.mitm.pages.seen import Seen, Store
 from sidestream.mitm.pages.turns import Turn, answer_turns, request_turns

@@ -11,6 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
@@ -19,15 +20,19 @@ from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from prometheus_client import Metric as Family
 
 from sidestream.core.exchange import Record
+from sidestream.telemetry.otel.messages import Redact, content_of
 from sidestream.telemetry.otel.metrics import MetricsWriter
 from sidestream.telemetry.otel.sending import Outcome, send
 from sidestream.telemetry.otel.settings import Export, Target
-from sidestream.telemetry.otel.spans import Redact, add_spans, fit_to_wait
+from sidestream.telemetry.otel.spans import Attributes, add_spans
 
 logger = logging.getLogger(__name__)
 
 LAST_WORDS_SECONDS = 3.0
 """How long the end of the process waits for what is still to be sent."""
+
+type Waiting = tuple[Record, Attributes]
+"""A record without its bodies, and what is told of them."""
 
 
 class Exporter:
@@ -54,7 +59,7 @@ class Exporter:
         agent = f"{scope.name}/{scope.version}"
         self._spans_to = _Collector(export.traces, agent) if export.traces is not None else None
         self._metrics_to = _Collector(export.metrics, agent) if export.metrics is not None else None
-        self._waiting: deque[Record] = deque()
+        self._waiting: deque[Waiting] = deque()
         self._lock = threading.Lock()
         self._wakes = threading.Event()
         self._last_moment: float | None = None
@@ -66,9 +71,9 @@ class Exporter:
         """Take `record`, whose spans are sent soon."""
         if self._spans_to is None or record.trace.own is None or not record.trace.own.is_sampled:
             return
-        record = fit_to_wait(record, self._redact)
+        content = content_of(record.content, self._redact) if record.content is not None else ()
         with self._lock:
-            self._waiting.append(record)
+            self._waiting.append((replace(record, content=None) if content else record, content))
             self._drop_oldest()
             are_many = len(self._waiting) >= self._export.max_batch
         if are_many and self._spans_to.is_there and not self._wakes.is_set():
@@ -116,7 +121,7 @@ class Exporter:
                 self._drop_oldest()
             return
 
-    def _take(self) -> list[Record]:
+    def _take(self) -> list[Waiting]:
         with self._lock:
             return [self._waiting.popleft() for _ in range(min(len(self._waiting), self._export.max_batch))]
 
@@ -125,13 +130,13 @@ class Exporter:
             self._waiting.popleft()
             self._spans_to.lost += 1
 
-    def _spans_of(self, batch: list[Record]) -> bytes:
+    def _spans_of(self, batch: list[Waiting]) -> bytes:
         request = ExportTraceServiceRequest()
         spans = request.resource_spans.add(resource=self._resource).scope_spans.add(scope=self._scope).spans
-        for record in batch:
+        for record, content in batch:
             known = len(spans)
             try:
-                add_spans(record, spans.add)
+                add_spans(record, content, spans.add)
             except Exception:
                 del spans[known:]
                 logger.exception("a record could not be made a span")

@@ -8,41 +8,28 @@ Source: OpenTelemetry semantic conventions, "Generative AI client spans", "HTTP 
 """
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import lru_cache
 
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, KeyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, SpanFlags, Status
 
-from sidestream.core.exchange import AttemptRecord, Content, Record
+from sidestream.core.exchange import AttemptRecord, Record
 from sidestream.telemetry.names import error_of
 from sidestream.telemetry.otel import conventions as names
 
-MAX_CONTENT_CHARACTERS = 16_384
-"""How much of a body stands in a span: thousands may wait, and hundreds go together."""
 MAX_KEPT = 512
 """How many sets of attributes are kept as they are written: those that policies name, and the same again and again."""
 
 type Value = str | bool | int | float | None
 type Attributes = tuple[tuple[str, Value], ...]
-type Redact = Callable[[str], str]
 
 _REMOTE_PARENT = SpanFlags.SPAN_FLAGS_CONTEXT_HAS_IS_REMOTE_MASK | SpanFlags.SPAN_FLAGS_CONTEXT_IS_REMOTE_MASK
 _LARGEST = 2**63 - 1
 _LOCAL_PARENT = SpanFlags.SPAN_FLAGS_CONTEXT_HAS_IS_REMOTE_MASK
 
 
-def fit_to_wait(record: Record, redact: Redact) -> Record:
-    """Return `record` with no more of its bodies, if it has them, than its span is to hold, redacted by `redact`."""
-    if record.content is None:
-        return record
-    # Redacted whole: what is cut first may be no secret's shape any more.
-    texts = (redact(body.decode(errors="replace")) for body in (record.content.request, record.content.response))
-    return replace(record, content=Content(*(text[:MAX_CONTENT_CHARACTERS].encode() for text in texts)))
-
-
-def add_spans(record: Record, add: Callable[[], Span]) -> None:
-    """Write the spans of `record`, which was made fit to wait, into those that `add` makes."""
+def add_spans(record: Record, content: Attributes, add: Callable[[], Span]) -> None:
+    """Write the spans of `record` into those that `add` makes. `content`: what was said, where that is asked for."""
     own, parent = record.trace.own, record.trace.parent
     if own is None or not own.is_sampled:
         return
@@ -63,9 +50,7 @@ def add_spans(record: Record, add: Callable[[], Span]) -> None:
     if record.finish_reason is not None:
         reasons = ArrayValue(values=[_value(record.finish_reason)])
         span.attributes.append(KeyValue(key=names.FINISH_REASONS, value=AnyValue(array_value=reasons)))
-    if record.content is not None:
-        content = (names.REQUEST_BODY, record.content.request), (names.RESPONSE_BODY, record.content.response)
-        span.attributes.extend(_pairs(tuple((name, body.decode()) for name, body in content)))
+    span.attributes.extend(_pairs(content))
     for number, attempt in enumerate(record.attempts):
         if attempt.span_id is not None:
             below = add()

@@ -12,8 +12,8 @@ from prometheus_client import Metric as Family
 
 from sidestream.telemetry.otel import settings
 from sidestream.telemetry.otel.exporting import Exporter
+from sidestream.telemetry.otel.messages import Redact
 from sidestream.telemetry.otel.sampling import Sampling, resource_of, usual_sampler
-from sidestream.telemetry.otel.spans import Redact
 
 INSTANCE = str(uuid4())
 """Which process this is, among several workers and pods."""

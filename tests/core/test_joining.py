@@ -4,10 +4,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from sidestream.core.joining import join
 from sidestream.demo.answers import OPERATIONS
 from sidestream.demo.behaviour import Behaviour
 from sidestream.demo.turn import Turn as DemoTurn
-from sidestream.mitm.pages.joining import join
 from sidestream.mitm.pages.turns import answer_turns
 
 TOOLS = [{"type": "function", "function": {"name": "weather"}}]
