@@ -54,7 +54,7 @@ def main() -> None:
         with controlling(server, leads=False):
             say("a restart, until it knows all", seconds=time.monotonic() - started, server=server)
         for pods in PODS:
-            one_change(server, pods, options.changes)
+            one_change(server, pods, options.changes if pods < 1000 else min(3, options.changes))
 
 
 def written():
