@@ -1,5 +1,9 @@
 """The pages' addon, beside mitmproxy's view and our hooks of requests."""
 
+import gc
+import weakref
+
+import pytest
 from mitmproxy.addons.view import View
 from mitmproxy.test import taddons
 
@@ -96,6 +100,24 @@ def test_a_client_that_leaves_ends_it(shown):
 
     assert flow.comment.endswith("client_disconnected")
     assert shown.pages._live == {}
+
+
+@pytest.mark.parametrize("ending", ["ends", "leaves"])
+def test_nothing_of_an_exchange_stays_with_its_flow(shown, ending):
+    flow = shown.come(make_flow(body=CHAT, authorization=f"Bearer {CLIENT_KEY}"))
+    shown.begin_answer(flow, EVENT % b"qwen")
+    opened = weakref.ref(shown.requests.opened(flow).exchange)
+
+    if ending == "ends":
+        shown.end(flow)
+    else:
+        shown.requests.client_disconnected(flow.client_conn)
+        shown.pages.client_disconnected(flow.client_conn)
+    shown.requests.upstream().callers.clear()
+    gc.collect()
+
+    assert flow in shown.view
+    assert opened() is None
 
 
 def test_what_no_policy_governs_is_not_touched(shown):

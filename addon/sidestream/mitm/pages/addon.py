@@ -113,6 +113,8 @@ class Pages:
 
     def _finish(self, flow: http.HTTPFlow, opened: Open) -> None:
         record = opened.record
+        if flow.response is not None and flow.response.stream:
+            flow.response.stream = True  # what tapped the answer would keep all of the exchange with the flow
         if record is None:
             return
         seen = self.store.get(flow.id)
