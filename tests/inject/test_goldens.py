@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from sidestream.cli import probing
 from sidestream.cli.main import main, make_parser
 from sidestream.inject.options import INIT_CONTAINER, SIDECAR, Options
 from sidestream.inject.shape import each_container
@@ -111,6 +112,18 @@ def test_the_command_takes_what_the_sidecars_are_given(containers):
 
     assert len(given) > 2
     assert {tuple(options.mode) for options in parsed} == {("transparent",)}
+
+
+def test_probes_and_hooks_ask_what_can_be_asked(containers, monkeypatch):
+    sidecars = [container for container in containers if container["name"] == SIDECAR]
+    asked = [part for one in sidecars for name, part in one.items() if name.endswith("Probe")]
+    asked += [hook for one in sidecars for hook in one["lifecycle"].values()]
+    commands = {tuple(question["exec"]["command"]) for question in asked}
+    monkeypatch.setattr(probing, "wait", lambda *_: None)
+
+    assert len(commands) > 5
+    assert {command[:3] for command in commands} == {("python", "-m", "sidestream.cli.probing")}
+    assert {probing.main(command[3:]) for command in commands} == {0}
 
 
 def test_only_the_sidecar_sees_policies_and_the_private_key(containers):
