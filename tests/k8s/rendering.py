@@ -52,8 +52,10 @@ def would_apply(folder: str) -> list[str]:
     return [line.removesuffix(" (dry run)") for line in done.stdout.splitlines()]
 
 
+@functools.cache
 def objects_of(folder: str) -> list[dict[str, Any]]:
-    return list(yaml.safe_load_all(rendered(folder)))
+    """Return what a folder asks for. Nobody changes it."""
+    return list(yaml.load_all(rendered(folder), Loader=yaml.CSafeLoader))
 
 
 def title_of(content: dict[str, Any]) -> str:

@@ -1,12 +1,15 @@
 """What `k8s/` holds is what an API server takes, and no more than is needed."""
 
 import functools
+import json
 
 import kubernetes_validate
 import pytest
-import yaml
 
 from sidestream.cli.main import make_parser
+from sidestream.inject.deciding import wanted
+from sidestream.inject.options import INJECT_LABEL
+from sidestream.inject.problems import Refused
 from sidestream.policy.documents import API_VERSION
 from tests.k8s.rendering import FOLDERS, K8S, is_component, objects_of, pods_in, rendered, title_of, would_apply
 from tests.policy.definitions import faults, schema_of
@@ -21,7 +24,7 @@ VERSION = "0.1.0"
 
 @functools.cache  # many are in several folders
 def satisfies(text: str, version: str) -> bool:
-    return bool(kubernetes_validate.validate(yaml.safe_load(text), version, strict=True))
+    return bool(kubernetes_validate.validate(json.loads(text), version, strict=True))
 
 
 def one(kind: str, name: str = "sidestream-controller", folder: str = "base") -> dict:
@@ -50,7 +53,7 @@ def test_kubectl_would_apply_it(folder):
 def test_it_satisfies_kubernetes_schemas_without_unknown_fields(folder, version):
     for content in objects_of(folder):
         if content["apiVersion"] != API_VERSION:
-            assert satisfies(yaml.safe_dump(content), version)
+            assert satisfies(json.dumps(content), version)
 
 
 @pytest.mark.parametrize("folder", BUILT)
@@ -139,7 +142,7 @@ def test_no_role_has_a_wildcard():
     roles = [content for content in objects_of("base") if content["kind"] in ("Role", "ClusterRole")]
 
     assert roles
-    assert "*" not in yaml.safe_dump([role["rules"] for role in roles])
+    assert "*" not in json.dumps([role["rules"] for role in roles])
 
 
 @pytest.mark.parametrize("name", ["namespaces.inject", "pods.inject", "namespaces.validate", "others.validate"])
@@ -176,6 +179,35 @@ def test_a_pod_opts_out_of_its_namespace():
     assert webhooks()["namespaces.inject.sidestream.dev"]["objectSelector"] == {"matchExpressions": [opt_out]}
 
 
+def selects(selector, labels):
+    """Tell whether a label selector selects, as Kubernetes has it: what is absent is not in any list."""
+    terms = [(term["key"], term["operator"], term["values"]) for term in selector.get("matchExpressions", [])]
+    terms += [(name, "In", [value]) for name, value in selector.get("matchLabels", {}).items()]
+    return all((labels.get(name) in values) == (operator == "In") for name, operator, values in terms)
+
+
+@pytest.mark.parametrize("pod_label", [None, "true", "false", "yes"])
+@pytest.mark.parametrize("namespace_label", [None, "true", "false"])
+@pytest.mark.parametrize("namespace", ["default", "kube-system", "sidestream-system"])
+def test_one_webhook_asks_about_exactly_those_pods_that_may_be_injected(namespace, namespace_label, pod_label):
+    own, theirs = ({INJECT_LABEL: label} if label else {} for label in (pod_label, namespace_label))
+    pod = {"metadata": {"labels": own}, "spec": {}}
+    asking = [
+        name
+        for name, webhook in webhooks().items()
+        if ".inject." in name
+        and selects(webhook["namespaceSelector"], {**theirs, "kubernetes.io/metadata.name": namespace})
+        and selects(webhook["objectSelector"], own)
+    ]
+
+    try:
+        is_wanted = wanted(pod, namespace=namespace, namespace_labels=theirs).inject
+    except Refused:
+        is_wanted = namespace_label == "true"  # elsewhere nobody asks, and nobody guesses
+
+    assert len(asking) == is_wanted
+
+
 def test_webhooks_lead_to_the_controllers_service():
     service = one("Service")
     (port,) = service["spec"]["ports"]
@@ -205,7 +237,7 @@ def test_the_command_of_the_shared_proxy_is_one_that_sidestream_understands(fold
 
 @pytest.mark.parametrize("folder", PROXIED)
 def test_only_the_shared_proxy_mounts_the_keys(folder):
-    mounting = [title for title, pod in pods_in(folder) if "sidestream-policy" in yaml.safe_dump(pod)]
+    mounting = [title for title, pod in pods_in(folder) if "sidestream-policy" in json.dumps(pod)]
 
     assert mounting == ([] if folder == "direct" else ["Deployment sidestream-egress"])
 

@@ -13,7 +13,8 @@ from sidestream.policy.cel import VALIDATIONS
 from sidestream.policy.resources import resource_definitions
 
 DEFINITIONS: dict[str, dict[str, Any]] = {
-    definition["spec"]["names"]["kind"]: definition for definition in yaml.safe_load_all(resource_definitions())
+    definition["spec"]["names"]["kind"]: definition
+    for definition in yaml.load_all(resource_definitions(), Loader=yaml.CSafeLoader)
 }
 PRESERVE = "x-kubernetes-preserve-unknown-fields"
 MAX_COST_OF_A_RULE = 10_000_000
