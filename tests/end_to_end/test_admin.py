@@ -154,6 +154,15 @@ def test_nothing_can_be_changed(admin):
     assert [httpx2.post(admin.url + path, trust_env=False).status_code for path in PAGES] == [405] * 5
 
 
+def test_a_body_that_nobody_asked_for_is_not_taken(admin):
+    address = admin.url.removeprefix("http://127.0.0.1:")
+    with socket.create_connection(("127.0.0.1", int(address)), timeout=20) as client:
+        client.sendall(b"POST /policy HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 50000000\r\n\r\n")
+        answered = client.recv(4096)
+
+    assert answered.startswith(b"HTTP/1.1 400 ")
+
+
 def test_the_metrics_are_well_written(admin):
     promtool = shutil.which("promtool")
     if promtool is None:

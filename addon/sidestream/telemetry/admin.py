@@ -23,6 +23,10 @@ logger = logging.getLogger(__name__)
 
 JSON_TYPE = "application/json"
 TEXT_TYPE = "text/plain; charset=utf-8"
+MAX_BODY_BYTES = 1024
+"""How long the body of a request may be. None has any, and without a bound a hundred megabytes would be held."""
+IDLE_SECONDS = 60.0
+"""How long a connection may be silent between requests, and take to ask."""
 UNIX = "unix:"
 """What an address begins with that is a socket file, as workers have it."""
 
@@ -89,7 +93,12 @@ class AdminEndpoint:
             default_handler_args={"pages": self._pages},
             log_function=_say_nothing,
         )
-        self._server = HTTPServer(application)
+        self._server = HTTPServer(
+            application,
+            idle_connection_timeout=IDLE_SECONDS,
+            body_timeout=IDLE_SECONDS,
+            max_body_size=MAX_BODY_BYTES,
+        )
         self._server.add_sockets(sockets)
 
     def close(self) -> None:
