@@ -4,8 +4,8 @@ A policy as plain values, for people: which hosts, by which rules, to which prov
 Keys are shown as present or absent, never as they are; problems of documents are not here.
 """
 
-from sidestream.core.secret import REDACTED
-from sidestream.core.snapshot import Backend, OpenAIConfig, Provider, Route, Rule, Snapshot
+from sidestream.core.secret import CREDENTIAL_HEADERS, REDACTED
+from sidestream.core.snapshot import Backend, Condition, OpenAIConfig, Provider, Route, Rule, Snapshot
 
 
 def shown(snapshot: Snapshot) -> dict[str, object]:
@@ -24,15 +24,16 @@ def _route(route: Route) -> dict[str, object]:
 def _rule(rule: Rule) -> dict[str, object]:
     return {
         "name": rule.name,
-        "matches": [
-            [
-                f"{condition.subject} {condition.name} {condition.kind} {condition.expected}".replace("  ", " ")
-                for condition in match
-            ]
-            for match in rule.matches
-        ],
+        "matches": [[_condition(condition) for condition in match] for match in rule.matches],
         "backends": [_backend(backend) for backend in rule.backends],
     }
+
+
+def _condition(condition: Condition) -> str:
+    # A rule may ask for the key of a client.
+    is_secret = condition.subject == "header" and condition.name in CREDENTIAL_HEADERS and condition.kind != "present"
+    expected = REDACTED if is_secret else condition.expected
+    return f"{condition.subject} {condition.name} {condition.kind} {expected}".replace("  ", " ")
 
 
 def _backend(backend: Backend) -> dict[str, object]:
