@@ -211,6 +211,14 @@ def test_usage_of_the_whole_wins_over_that_of_a_choice():
     assert metered(json.dumps(both).encode(), content_type=JSON).usage == Usage(2, 3)
 
 
+@pytest.mark.parametrize("count", ["-1", "true", "1.5", '"7"', "9007199254740993", "1" + "0" * 400])
+def test_a_count_that_can_not_be_one_is_not_known(count):
+    # What is beyond a float would end the metrics and the cost of its exchange.
+    answer = f'{{"usage": {{"prompt_tokens": {count}, "completion_tokens": 7}}}}'
+
+    assert metered(answer.encode(), content_type=JSON).usage == Usage(None, 7)
+
+
 def test_a_usage_that_says_nothing_takes_nothing_back():
     assert metered(json_lines(LAST_CHUNK, '{"usage":{}}', "[DONE]")).usage == Usage(22, 7)
 

@@ -20,6 +20,9 @@ from sidestream.core.sse import Block, Decoder
 MAX_JSON_BYTES = 8 * 1024 * 1024
 """How much of a JSON answer is kept to be read at its end, in bytes. A longer one is not metered."""
 
+MAX_COUNT = 2**53
+"""More tokens than this are nonsense, and no figure that others can reckon with."""
+
 _ENDS = ("response.completed", "response.incomplete", "response.failed")
 _FAILS = ("error", "response.failed")
 _TELLING = re.compile(rb'"(?:usage"\s*:\s*\{|error"|finish_reason"\s*:\s*"|response\.(?:completed|incomplete|failed)")')
@@ -161,7 +164,7 @@ def _usage(usage: Mapping[str, object]) -> Usage:
 def _count(usage: Mapping[str, object], *names: str) -> int | None:
     for name in names:
         count = usage.get(name)
-        if isinstance(count, int) and not isinstance(count, bool) and count >= 0:
+        if isinstance(count, int) and not isinstance(count, bool) and 0 <= count <= MAX_COUNT:
             return count
     return None
 
