@@ -1,9 +1,11 @@
 """A sink that never holds anybody up."""
 
 import threading
+from dataclasses import replace
 
-from sidestream.core.exchange import Exchange
+from sidestream.core.exchange import Content, Exchange
 from sidestream.telemetry.background import InBackground
+from tests.world import wait_for
 
 
 def make_record(identifier):
@@ -34,6 +36,32 @@ def test_a_writer_that_is_stuck_holds_nobody_up():
     sink.close()
 
     assert lost >= 7
+
+
+def test_bodies_that_wait_take_no_more_than_they_may():
+    free = threading.Event()
+    sink = InBackground(lambda _: free.wait(60), max_bytes=25)
+
+    for number in range(4):
+        sink(replace(make_record(str(number)), content=Content(b"01234", b"56789")))
+    sink(make_record("without"))
+    lost = sink.lost
+    free.set()
+    sink.close()
+
+    assert lost == 2
+
+
+def test_there_is_room_again_for_bodies_when_others_were_written():
+    written = []
+    sink = InBackground(written.append, max_bytes=10)
+
+    for number in range(3):
+        sink(replace(make_record(str(number)), content=Content(b"01234", b"56789")))
+        wait_for(lambda: sink._bytes_written == sink._bytes_taken)
+    sink.close()
+
+    assert (len(written), sink.lost) == (3, 0)
 
 
 def test_what_is_lost_is_said_once(caplog):

@@ -20,6 +20,8 @@ logger = logging.getLogger(__name__)
 
 MAX_WAITING = 10_000
 """How many records may wait to be written."""
+MAX_WAITING_BYTES = 32 * 1024 * 1024
+"""How many bytes of bodies may wait with them, where records have any."""
 GATHERING_SECONDS = 0.01
 """How long the thread waits for more when there is something to write."""
 LAST_WORDS_SECONDS = 2.0
@@ -29,10 +31,15 @@ LAST_WORDS_SECONDS = 2.0
 class InBackground:
     """Hands records to `sink` in a thread of its own. `lost` counts those that found no place."""
 
-    def __init__(self, sink: Callable[[Record], None], max_waiting: int = MAX_WAITING) -> None:
+    def __init__(
+        self, sink: Callable[[Record], None], max_waiting: int = MAX_WAITING, max_bytes: int = MAX_WAITING_BYTES
+    ) -> None:
         self.lost = 0
         self._sink = sink
         self._max_waiting = max_waiting
+        self._max_bytes = max_bytes
+        # Each is counted by one thread alone.
+        self._bytes_taken = self._bytes_written = 0
         self._waiting: deque[Record] = deque()
         self._there_is_some = threading.Event()
         self._is_closing = False
@@ -42,11 +49,14 @@ class InBackground:
 
     def __call__(self, record: Record) -> None:
         """Take `record`, to be written soon."""
-        if len(self._waiting) >= self._max_waiting:
+        size = _body_bytes(record)
+        is_heavy = size > 0 and self._bytes_taken - self._bytes_written + size > self._max_bytes
+        if is_heavy or len(self._waiting) >= self._max_waiting:
             if not self.lost:
                 logger.warning("records are written too slowly; some are lost")
             self.lost += 1
             return
+        self._bytes_taken += size
         self._waiting.append(record)
         if not self._there_is_some.is_set():
             self._there_is_some.set()
@@ -71,3 +81,8 @@ class InBackground:
             self._sink(record)
         except Exception:
             logger.exception("a record could not be written")
+        self._bytes_written += _body_bytes(record)
+
+
+def _body_bytes(record: Record) -> int:
+    return 0 if record.content is None else len(record.content.request) + len(record.content.response)

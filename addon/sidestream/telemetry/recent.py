@@ -1,6 +1,7 @@
 """The last records, to be looked at."""
 
 from collections import deque
+from dataclasses import replace
 
 from sidestream.core.exchange import Record
 
@@ -16,7 +17,8 @@ class Recent:
 
     def __call__(self, record: Record) -> None:
         """Keep `record`."""
-        self._records.append(record)
+        # Without its bodies, which nobody is shown: of the records that are kept they would take a hundred megabytes.
+        self._records.append(record if record.content is None else replace(record, content=None))
 
     def newest_first(self) -> list[dict[str, object]]:
         """Return the records that are kept, as the access log has them."""
