@@ -142,7 +142,7 @@ class ApiServer:
     def counted(self) -> Counter:
         return Counter(f"{call.verb} {call.what}" for call in list(self.calls))
 
-    def wait(self, condition: Callable[[], object], seconds: float = 10.0) -> object:
+    def wait(self, condition: Callable[[], object], seconds: float = 30.0) -> object:
         """Wait until `condition` gives something."""
         deadline = time.monotonic() + seconds
         while not (found := condition()):  # without the lock: it may ask the server

@@ -55,8 +55,8 @@ def test_two_replicas_serve_and_one_writes(server, kubeconfig):
     install(server)
     server.apply(keyed(key="apiKey: sk-a"))
     with replica(kubeconfig, "one") as one, replica(kubeconfig, "two", "--image=mirror/sidestream:1") as two:
-        server.wait(lambda: says(one, "webhooks are served") and says(two, "webhooks are served"), seconds=30)
-        server.wait(lambda: server.condition("LLMProvider", "alpha", "Programmed").get("status") == "True")
+        server.wait(lambda: says(one, "webhooks are served") and says(two, "webhooks are served"), seconds=60)
+        server.wait(lambda: server.condition("LLMProvider", "alpha", "Programmed").get("status") == "True", seconds=30)
         holder = server.get("Lease", "sidestream-controller", "sidestream-system")["spec"]["holderIdentity"]
         leader = one if holder.startswith("one") else two
         review = {
@@ -68,9 +68,9 @@ def test_two_replicas_serve_and_one_writes(server, kubeconfig):
         answers = [asked(process.address, SERVICE | {"path": "/inject"}, pem, review) for process in (one, two)]
 
         leader.send_signal(signal.SIGTERM)
-        status = leader.wait(timeout=20)
+        status = leader.wait(timeout=30)
         server.apply(keyed("b.example", "apiKey: sk-b", name="beta"))
-        server.wait(lambda: server.condition("LLMProvider", "beta", "Programmed").get("status") == "True")
+        server.wait(lambda: server.condition("LLMProvider", "beta", "Programmed").get("status") == "True", seconds=30)
 
     assert [answer["response"]["allowed"] for answer in answers] == [True, True]
     assert status == 0

@@ -9,7 +9,7 @@ from sidestream.control.electing import LEASE, Electing
 from sidestream.control.serving import Certificate
 from tests.control.cluster import keyed, secret, to
 from tests.kubernetes.clusters import api_of, controlling, pod, revision
-from tests.kubernetes.test_electing import FAST
+from tests.kubernetes.test_electing import PATIENT
 from tests.kubernetes.test_webhooks import NAMESPACE, NOW, install
 
 MANIFEST = Path(__file__).parents[2] / "k8s" / "base" / "rbac.yaml"
@@ -30,7 +30,7 @@ def test_the_control_plane_does_nothing_that_it_may_not(server, allowed):
     server.apply(pod("here"))
     server.apply({"kind": "Namespace", "metadata": {"name": "default", "labels": {"sidestream.dev/inject": "true"}}})
     with controlling(server, leads=False) as control:
-        electing = Electing(api_of(server), (NAMESPACE, LEASE), "one", lambda leads: control.lead(leads=leads), FAST)
+        electing = Electing(api_of(server), (NAMESPACE, LEASE), "one", lambda leads: control.lead(leads=leads), PATIENT)
         electing.start()
         server.apply(keyed(more="workloadSelector: {labels: {app: sleep}}"))
         server.apply(to("chat", "api.alpha.example"))
