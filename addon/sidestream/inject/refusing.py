@@ -61,6 +61,11 @@ def _names(pod: Mapping[str, Any]) -> _Found:
     for path, container in each_container(pod):
         if container["name"] in (SIDECAR, INIT_CONTAINER):
             yield f"{path}.name", f"{container['name']} is the name of a container of ours: choose another"
+        for index, mount in enumerate(parts(container, "volumeMounts")):
+            # The API server looks whether a pod has what it mounts only after the webhook, which adds it.
+            if str(mount.get("name")).startswith(OUR_PREFIX):
+                message = f"the volume {mount['name']} is not for apps, it may hold keys: leave it out"
+                yield f"{path}.volumeMounts[{index}].name", message
     for index, volume in enumerate(parts(pod["spec"], "volumes")):
         if str(volume.get("name")).startswith(OUR_PREFIX):
             yield f"spec.volumes[{index}].name", f"names that begin with {OUR_PREFIX} are ours: choose another"
