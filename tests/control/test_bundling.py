@@ -2,8 +2,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidestream.control.bundling import InForce
-from sidestream.control.files import STUB_LABEL
+from sidestream.control.bundling import Bundle, Bundling, InForce
+from sidestream.control.files import STUB_LABEL, key_file
+from sidestream.control.selecting import bundle_for, selector_of
 from tests.control.cluster import MARKER, bundled, everything, files, from_yaml, key_for, keyed, mounted, to
 from tests.policy.written import provider, route
 
@@ -212,6 +213,42 @@ def test_the_bundle_of_a_selector_that_is_gone_is_kept_up():
 
     assert [part.name for part in made.bundles] == [part.name for part in before.bundles]
     assert made.bundles[0].files == made.bundles[1].files
+
+
+def test_pods_that_a_document_selects_have_their_bundle_though_it_is_not_in_force():
+    waiting = keyed(more=SLEEP, key="apiKeyFrom: {secretKeyRef: {name: gone, key: k}}")
+
+    made = bundled(waiting, keyed("api.beta.example", name="beta"))
+
+    assert made.verdicts[ALPHA].in_force is InForce.NONE
+    name = bundle_for([selector_of(waiting)], {"app": "sleep"})
+    assert "llmprovider.beta.yaml" in files(made, name)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("llmprovider.x.yaml", b'{"metadata": {"name": "x"}}'),
+        ("llmprovider.x.yaml", b'{"kind": "LLMProvider", "metadata": {"name": "x"}}'),
+        ("llmprovider.x.yaml", b'{"kind": 1, "metadata": {"name": "x", "namespace": "default"}}'),
+        ("llmprovider.x.yaml", b"[" * 100_000),
+        (key_file("keys", "alpha"), b"\xff"),
+        (key_file("keys", "alpha"), b"two\nlines"),
+    ],
+)
+def test_what_someone_else_wrote_into_a_bundle_is_put_right(name, content):
+    before = bundled(keyed("api.beta.example", name="beta"))
+    meddled = Bundle("sidestream-policy", frozenset(), before.bundles[0].files | {name: content})
+
+    made = bundled(
+        keyed(),
+        keyed("api.beta.example", "apiKey: sk-b", name="beta"),
+        secrets={},
+        before=Bundling((meddled,), {}),
+    )
+
+    assert made.verdicts["LLMProvider default/beta"].in_force is InForce.CURRENT
+    assert files(made).get(name) != content
 
 
 def test_a_stub_label_of_a_user_leaves_nobody_out_but_that_provider():

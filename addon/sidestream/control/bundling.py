@@ -12,6 +12,7 @@ takes a valid one down:
 What the bundles have is read from themselves, so this holds across restarts and changes of leader.
 """
 
+import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
@@ -113,7 +114,7 @@ def bundle(entries: Iterable[Entry], secrets: Secrets, before: Iterable[Bundle] 
 class _Keys:
     """Fetches keys from Secrets, and those that can't be had from the bundles before."""
 
-    def __init__(self, secrets: Secrets, before: Mapping[str, bytes]) -> None:
+    def __init__(self, secrets: Secrets, before: Mapping[str, str]) -> None:
         self._secrets = FromSecrets(secrets)
         self._before = before
         self._files = {key_file(name, key): text for name, keys in secrets.items() for key, text in keys.items()}
@@ -133,7 +134,7 @@ class _Keys:
                 raise
             if not isinstance(reference, FromFile):
                 self.kept[file] = f"{e}; the last good key stays in force"
-            return was.decode()
+            return was
 
     def _text(self, reference: KeyReference, file: str) -> str:
         # A version that was read back names the file only, but its Secret may have another key by now.
@@ -163,6 +164,7 @@ class _Choosing:
         self.warnings: dict[str, tuple[Problem, ...]] = {}
         self.chosen = {title_of(e.document): _Chosen(e.document, e.created, InForce.CURRENT) for e in entries}
         self.titles = tuple(self.chosen)
+        self.selectors = {found for one in self.chosen.values() if (found := selector_of(one.document)) is not None}
         self.kept_for_routes: list[str] = []
 
     def run(self) -> None:
@@ -226,7 +228,8 @@ def _made(choosing: _Choosing, keys: _Keys, before: Sequence[Bundle]) -> Bundlin
     verdicts = {
         title: _verdict(InForce.NONE, choosing, title) for title in choosing.titles if title not in choosing.chosen
     }
-    selectors = set()
+    # A pod is given its bundle by what documents say, in force or not: that one has to be there.
+    selectors = set(choosing.selectors)
     for title, one in sorted(choosing.chosen.items()):
         document, sources = rewritten(one.document, LAST_GOOD_FOLDER)
         files = {
@@ -275,8 +278,14 @@ def _by_document(problems: Iterable[Problem]) -> dict[str, tuple[Problem, ...]]:
     return found
 
 
-def _keys_in(bundles: Iterable[Bundle]) -> dict[str, bytes]:
-    return {name: file for part in bundles for name, file in part.files.items() if name.startswith(KEY_PREFIX)}
+def _keys_in(bundles: Iterable[Bundle]) -> dict[str, str]:
+    """Return the keys that bundles hold: file → text. What can be none is not ours."""
+    found = {}
+    for name, content in (item for part in bundles for item in part.files.items()):
+        if name.startswith(KEY_PREFIX):
+            with contextlib.suppress(UnicodeDecodeError, Unavailable):
+                found[name] = make_secret(content.decode()).reveal()
+    return found
 
 
 def _providers_of(document: Document) -> tuple[set[str], set[str]]:

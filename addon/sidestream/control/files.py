@@ -126,9 +126,10 @@ def read_back(files: Mapping[str, bytes]) -> list[Document]:
             continue
         try:
             document = json.loads(content)
-            if STUB_LABEL not in dict(selector_of(document) or ()) and document["metadata"]["name"]:
+            is_stub = STUB_LABEL in dict(selector_of(document) or ())
+            if not is_stub and document["metadata"]["namespace"] and document_file(document) == name:
                 documents.append(document)
-        except (ValueError, TypeError, KeyError, AttributeError):
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             continue
     return documents
 
