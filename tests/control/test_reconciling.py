@@ -160,6 +160,27 @@ def test_a_secret_that_is_named_later_is_fetched_once():
     assert [type(step) for step in done(reconciler)] == [WriteBundle, WriteStatus]
 
 
+@pytest.mark.parametrize("kind", ["kubernetes.io/service-account-token", "kubernetes.io/tls"])
+def test_a_secret_that_is_for_another_end_can_not_be_named(kind):
+    reconciler = listed()
+    reconciler.handle(Changed(PROVIDERS, stored(keyed())))
+
+    reconciler.fetched(("default", "keys"), secret() | {"type": kind})
+
+    assert reconciler.secrets("default") == {}
+    assert reconciler.unknown_secrets() == []
+
+
+def test_nothing_is_put_back_into_a_namespace_that_has_gone():
+    reconciler = listed(stored(keyed()), secrets=(secret(),))
+    bundle, _ = done(reconciler)
+
+    reconciler.handle(Changed(SECRETS, bundle.content, deleted=True))
+    reconciler.handle(Changed(PROVIDERS, stored(keyed()), deleted=True))
+
+    assert done(reconciler) == []
+
+
 def test_what_is_lost_with_all_secrets_is_put_back():
     reconciler = listed(stored(keyed()), secrets=(secret(),))
     bundle, _ = done(reconciler)

@@ -35,6 +35,7 @@ from sidestream.sources.kubernetes.objects import (
     PROVIDERS,
     ROUTES,
     SECRETS,
+    TYPES_OF_NO_KEYS,
     Changed,
     Event,
     Key,
@@ -140,8 +141,9 @@ class Reconciler:
         return sorted(key for key in named if key not in self._secrets)
 
     def fetched(self, key: Key, content: Object | None) -> None:
-        """Take note of a Secret, or that there is none."""
-        self._secrets[key] = content
+        """Take note of a Secret, or that there is none: what no list would have is none, however it is named."""
+        is_there = content is not None and content.get("type") not in TYPES_OF_NO_KEYS
+        self._secrets[key] = content if is_there else None
         self.dirty.add(key[0])
 
     def plan(self, namespace: str, *, now: str, unwritten: str = "") -> Plan:
@@ -152,9 +154,11 @@ class Reconciler:
         """
         self.dirty.discard(namespace)
         documents = self._documents.get(namespace, {})
-        before = self._bundles_of(namespace)
-        if not documents and not before and namespace not in self._injected:
-            return Plan((), self._notices(namespace, {}))
+        if not documents and namespace not in self._injected:
+            # Nothing is to be put back where there is nothing in it; its namespace may have gone, too.
+            self._lost = {key: content for key, content in self._lost.items() if key[0] != namespace}
+            if not self._bundles_of(namespace):
+                return Plan((), self._notices(namespace, {}))
         made = self._bundled(namespace)
         steps: list[Step] = []
         for part in made.bundles:

@@ -86,11 +86,16 @@ VALIDATING = Resource(
     "ValidatingWebhookConfiguration", "admissionregistration.k8s.io", "v1", "validatingwebhookconfigurations"
 )
 
-NOT_KEYS = (
-    "type!=kubernetes.io/service-account-token,type!=helm.sh/release.v1,"
-    "type!=kubernetes.io/dockerconfigjson,type!=kubernetes.io/tls"
+TYPES_OF_NO_KEYS = (
+    "kubernetes.io/service-account-token",
+    "helm.sh/release.v1",
+    "kubernetes.io/dockerconfigjson",
+    "kubernetes.io/tls",
 )
-"""Secrets that are not even looked at: a field selector."""
+"""The types of Secrets that no policy may have: they are for other ends."""
+
+NOT_KEYS = ",".join(f"type!={name}" for name in TYPES_OF_NO_KEYS)
+"""The same as a field selector, so that they are not even looked at."""
 
 
 def key_of(content: Object) -> Key:
