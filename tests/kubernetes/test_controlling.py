@@ -3,6 +3,7 @@ import logging
 
 import pytest
 
+from sidestream.control.reconciling import Reconciler
 from sidestream.sources.folder import Folder
 from sidestream.sources.watching import PolicyWatch
 from tests.control.cluster import MARKER, keyed, secret, to
@@ -227,6 +228,25 @@ def test_what_goes_wrong_is_done_again(server, fault, monkeypatch):
         server.apply(secret(alpha="sk-rotated"))
         server.apply(keyed("api.other.example"))
         server.wait(lambda: programmed(server, generation=2) and key_in(server) == {"sk-rotated"})
+
+
+def test_a_namespace_that_can_not_be_planned_holds_up_no_other(server, monkeypatch):
+    monkeypatch.setattr("sidestream.control.controlling.RETRY_SECONDS", (0.01, 0.05))
+    plan = Reconciler.plan
+    failing = ["a-first"]
+
+    def stumble(self, namespace, **arguments):
+        if namespace in failing:
+            raise KeyError(namespace)
+        return plan(self, namespace, **arguments)
+
+    monkeypatch.setattr(Reconciler, "plan", stumble)
+    server.apply(keyed(key="apiKey: sk-a", namespace="a-first"))
+    server.apply(keyed(key="apiKey: sk-a"))
+    with controlling(server):
+        server.wait(lambda: programmed(server))
+        failing.clear()
+        server.wait(lambda: server.get("Secret", "sidestream-policy", "a-first"))
 
 
 def test_a_bundle_that_someone_deleted_is_put_back(server):

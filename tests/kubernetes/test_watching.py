@@ -1,9 +1,11 @@
+import io
 import logging
 import queue
 
 import pytest
+import urllib3
 
-from sidestream.sources.kubernetes.api import ApiError, PatchType
+from sidestream.sources.kubernetes.api import ApiError, PatchType, Watch
 from sidestream.sources.kubernetes.objects import PROVIDERS, SECRETS, Listed
 from sidestream.sources.kubernetes.watching import Wanted, Watching
 from tests.control.cluster import MARKER, keyed, secret
@@ -204,3 +206,10 @@ def test_a_server_that_is_not_there_is_no_answer(server):
         api_of(server).get(SECRETS, "default", "keys")
 
     assert refused.value.status == 0
+
+
+def test_an_event_that_is_nested_too_deeply_is_an_error_like_any_other():
+    line = b'{"type": "ADDED", "object": ' + b"[" * 100_000 + b"]" * 100_000 + b"}\n"
+
+    with pytest.raises(ApiError, match="what is no event"):
+        list(Watch(urllib3.HTTPResponse(io.BytesIO(line), preload_content=False)))

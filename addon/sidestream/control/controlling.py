@@ -124,8 +124,8 @@ class Controlling:
 
     def _run(self) -> None:
         while not self._stopping:
-            self._take_in()
             try:
+                self._take_in()
                 self._work()
             except Exception:
                 logger.exception("the control plane stumbled; it goes on")
@@ -173,9 +173,13 @@ class Controlling:
             if not self._still():
                 self._due[namespace] = time.monotonic() + RETRY_SECONDS[0]
                 continue
-            with self._lock:
-                plan = self._reconciler.plan(namespace, now=rfc3339())
-            self._carry_out(namespace, plan)
+            try:
+                with self._lock:
+                    plan = self._reconciler.plan(namespace, now=rfc3339())
+                self._carry_out(namespace, plan)
+            except Exception as e:  # what stands in one namespace is not to hold up the others
+                logger.exception("a namespace could not be planned", extra={"namespace": namespace})
+                self._retry(namespace, e)
 
     def _fetch(self, key: Key) -> None:
         try:

@@ -137,7 +137,7 @@ class Api:
         answer = self._send(call)
         try:
             content = json.loads(answer.data)
-        except ValueError as e:
+        except (ValueError, RecursionError) as e:
             raise ApiError(answer.status, "NotJson", f"{call}: the answer is no JSON") from e
         assert isinstance(content, dict), "the API answers with objects"
         return content
@@ -204,7 +204,7 @@ class Watch:
                     yield event["type"], event["object"]
         except (urllib3.exceptions.HTTPError, OSError) as e:
             raise ApiError(0, type(e).__name__, f"the watch broke off: {cut(str(e))}") from None
-        except (ValueError, KeyError, AttributeError):
+        except (ValueError, KeyError, AttributeError, RecursionError):
             raise ApiError(0, "NotJson", "the watch sent what is no event") from None
         finally:
             self._answer.close()
