@@ -92,6 +92,18 @@ def test_what_is_wrong_elsewhere_is_nobody_elses_fault():
     assert response["allowed"]
 
 
+def test_a_document_that_says_the_same_may_lose_its_finalizers_however_wrong_it_is():
+    wrong = keyed(more="hosst: 1")
+    before = wrong | {"metadata": wrong["metadata"] | {"finalizers": ["foregroundDeletion"]}}
+
+    said = [
+        validated(review(wrong, operation="UPDATE", oldObject=old), known())["response"]["allowed"]
+        for old in (before, keyed(), None)
+    ]
+
+    assert said == [True, False, False]
+
+
 def test_a_literal_key_is_never_told():
     response = answered(keyed(key=f"apiKey: '{MARKER} {MARKER}'"))
 
