@@ -5,6 +5,7 @@ What only a cluster can show (images, seccomp, cgroups, the kubelet's own timing
 Secret takes is shown by `python -m pytest --log-cli-level=INFO tests/inject/test_rehearsal.py -k reaches`.
 """
 
+import contextlib
 import json
 import logging
 import signal
@@ -80,14 +81,14 @@ def outside():
         yield outside
 
 
-@pytest.fixture(scope="module")
-def pod(outside, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("pod")
-    manifest = injected(MANIFEST, Options(intercept_tls=True)).text
+@contextlib.contextmanager
+def rehearsed(outside, folder, options, number):
+    """Run the pod of the example until its sidecar is ready, as Kubernetes finds out."""
+    manifest = injected(MANIFEST, options).text
     [template] = [found.pod for document in parse(manifest) for found in pods_in(document.content, "default")]
     template["metadata"] |= {"name": "sleep-1", "namespace": "default"}
     with namespaces(1) as [namespace]:
-        pods.join(namespace, outside.namespace, 77)
+        pods.join(namespace, outside.namespace, number)
         namespace.write_hosts(pods.HOSTS)
         kubelet = Kubelet(namespace, template, {"sidestream-policy": bundle(outside, "qwen-1")}, folder)
         done = kubelet.run(INIT_CONTAINER)
@@ -97,11 +98,20 @@ def pod(outside, tmp_path_factory):
         try:
             wait_for(lambda: process.poll() is not None or pods.listens(process, "127.0.0.1", ADMIN_PORT), 60)
             assert process.poll() is None, made.said
-            wait_for(lambda: kubelet.probe(SIDECAR, "startupProbe"), 20)
+            if options.native_sidecar:
+                wait_for(lambda: kubelet.probe(SIDECAR, "startupProbe"), 20)
+            else:
+                assert kubelet.hook(SIDECAR, "postStart") == 0, made.said
             yield made
         finally:
             process.kill()
             process.wait()
+
+
+@pytest.fixture(scope="module")
+def pod(outside, tmp_path_factory):
+    with rehearsed(outside, tmp_path_factory.mktemp("pod"), Options(intercept_tls=True), 77) as pod:
+        yield pod
 
 
 def test_plain_http_of_the_app_is_governed(pod):
@@ -191,3 +201,10 @@ def test_without_the_sidecar_a_call_goes_nowhere(pod):
 
     assert (done.returncode, done.stdout) == (7, ""), done.stderr  # curl: it could not connect
     assert len(pod.outside.dashscope.requests) == before
+
+
+def test_without_native_sidecars_an_app_that_starts_after_the_hook_is_governed(outside, tmp_path):
+    with rehearsed(outside, tmp_path, Options(native_sidecar=False), 78) as pod:
+        done = pod.curl(f"http://{HOST}", *CALL)
+
+    assert "hello from dashscope" in done.stdout, done.stderr
