@@ -28,14 +28,13 @@ def content_of(content: Content, redact: Redact) -> tuple[tuple[str, str], ...]:
     """Return attributes for `content`: a prompt and an answer."""
     asked, answered = _object(content.request), _object(content.response) or join(content.response)
     prompt, choices = list(_objects(asked.get("messages"))), list(_objects(answered.get("choices")))
-    return (
-        (names.INPUT_MESSAGES, _Writer(redact).prompt(prompt))
-        if prompt
-        else (names.REQUEST_BODY, _cut(content.request, redact)),
-        (names.OUTPUT_MESSAGES, _Writer(redact).answer(choices))
-        if choices
-        else (names.RESPONSE_BODY, _cut(content.response, redact)),
-    )
+    if prompt:
+        told = names.INPUT_MESSAGES, _Writer(redact).prompt(prompt)
+    else:
+        told = names.REQUEST_BODY, _cut(content.request, redact)
+    if choices:
+        return told, (names.OUTPUT_MESSAGES, _Writer(redact).answer(choices))
+    return told, (names.RESPONSE_BODY, _cut(content.response, redact))
 
 
 class _Writer:
