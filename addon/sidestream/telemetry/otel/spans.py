@@ -10,7 +10,7 @@ Source: OpenTelemetry semantic conventions, "Generative AI client spans", "HTTP 
 from collections.abc import Callable
 from functools import lru_cache
 
-from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, KeyValue
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, SpanFlags, Status
 
 from sidestream.core.exchange import AttemptRecord, Record
@@ -46,11 +46,11 @@ def add_spans(record: Record, content: Attributes, add: Callable[[], Span]) -> N
     span.end_time_unix_nano = began + round(record.duration_seconds * 1e9)
     span.flags = own.flags | (_LOCAL_PARENT if parent is None else _REMOTE_PARENT)
     span.MergeFromString(_written(_of_policy(record), error))
-    span.attributes.extend(_pairs(_of_call(record)))
+    _write(span, _of_call(record))
     if record.finish_reason is not None:
-        reasons = ArrayValue(values=[_value(record.finish_reason)])
-        span.attributes.append(KeyValue(key=names.FINISH_REASONS, value=AnyValue(array_value=reasons)))
-    span.attributes.extend(_pairs(content))
+        reasons = span.attributes.add(key=names.FINISH_REASONS).value.array_value
+        _set(reasons.values.add(), record.finish_reason)
+    _write(span, content)
     for number, attempt in enumerate(record.attempts):
         if attempt.span_id is not None:
             below = add()
@@ -120,27 +120,31 @@ def _of_attempt(attempt: AttemptRecord, number: int) -> Attributes:
 @lru_cache(MAX_KEPT)
 def _written(attributes: Attributes, error: str) -> bytes:
     """Return a part of a span as it is written. Messages of protobuf that follow one another are one."""
-    span = Span(kind=Span.SPAN_KIND_CLIENT, attributes=_pairs((*attributes, (names.ERROR_TYPE, error or None))))
+    span = Span(kind=Span.SPAN_KIND_CLIENT)
+    _write(span, (*attributes, (names.ERROR_TYPE, error or None)))
     if error:
         span.status.CopyFrom(Status(code=Status.STATUS_CODE_ERROR, message=error))
     written: bytes = span.SerializeToString()
     return written
 
 
-def _pairs(attributes: Attributes) -> list[KeyValue]:
-    return [KeyValue(key=name, value=_value(value)) for name, value in attributes if value is not None]
+def _write(span: Span, attributes: Attributes) -> None:
+    add = span.attributes.add  # filled where they stand: twice as fast as made and copied
+    for name, value in attributes:
+        if value is not None:
+            _set(add(key=name).value, value)
 
 
-def _value(value: str | float) -> AnyValue:
+def _set(place: AnyValue, value: str | float) -> None:
     match value:
-        case bool():
-            return AnyValue(bool_value=value)
-        case int():
-            return AnyValue(int_value=max(-_LARGEST, min(value, _LARGEST)))  # a provider may count what it wants
-        case float():
-            return AnyValue(double_value=value)
         case str():
-            return AnyValue(string_value=_text(value))
+            place.string_value = _text(value)
+        case bool():
+            place.bool_value = value
+        case int():
+            place.int_value = max(-_LARGEST, min(value, _LARGEST))  # a provider may count what it wants
+        case float():
+            place.double_value = value
 
 
 def _text(value: str) -> str:
