@@ -19,6 +19,8 @@ CLUSTER_WIDE = {
     "CustomResourceDefinition",
     "MutatingWebhookConfiguration",
     "ValidatingWebhookConfiguration",
+    "ValidatingAdmissionPolicy",
+    "ValidatingAdmissionPolicyBinding",
 }
 KINDS = {
     "v1": ["ConfigMap", "Namespace", "Pod", "Secret", "Service", "ServiceAccount"],
@@ -27,7 +29,12 @@ KINDS = {
     "networking.k8s.io/v1": ["NetworkPolicy"],
     "rbac.authorization.k8s.io/v1": ["Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding"],
     "apiextensions.k8s.io/v1": ["CustomResourceDefinition"],
-    "admissionregistration.k8s.io/v1": ["MutatingWebhookConfiguration", "ValidatingWebhookConfiguration"],
+    "admissionregistration.k8s.io/v1": [
+        "MutatingWebhookConfiguration",
+        "ValidatingWebhookConfiguration",
+        "ValidatingAdmissionPolicy",
+        "ValidatingAdmissionPolicyBinding",
+    ],
     "istio.alibabacloud.com/v1beta1": ["LLMProvider", "LLMRoute"],
 }
 
