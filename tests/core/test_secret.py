@@ -13,7 +13,7 @@ from sidestream.core.exchange import Exchange
 from sidestream.core.explain import explain
 from sidestream.core.planning import Plan, plan
 from sidestream.core.routing import Forward, decide
-from sidestream.core.secret import CREDENTIAL_HEADERS, REDACTED, Secret
+from sidestream.core.secret import CREDENTIAL_HEADERS, REDACTED, Secret, without_credentials
 from sidestream.core.usage import Meter
 from tests.core.builders import (
     CREDENTIALS,
@@ -216,3 +216,19 @@ def test_credential_headers_are_lower_case():
 def test_a_secret_has_no_place_for_more():
     with pytest.raises(AttributeError):
         Secret(KEY).note = "x"
+
+
+@pytest.mark.parametrize(
+    ("target", "without"),
+    [
+        ("/v1/embeddings?key=sk-1", "/v1/embeddings"),
+        ("/v1/embeddings?api-version=1&API-Key=sk-1&x=%20", "/v1/embeddings?api-version=1&x=%20"),
+        ("/v1/models?access_token=sk-1&api_key=sk-2&apikey", "/v1/models"),
+        ("/v1/models?%6Bey=sk-1&a", "/v1/models?a"),
+        ("/v1/models?monkey=1&keys=2&&=", "/v1/models?monkey=1&keys=2&&="),
+        ("/v1/models?", "/v1/models?"),
+        ("/key=1", "/key=1"),
+    ],
+)
+def test_a_query_loses_the_parameters_that_carry_a_key_and_nothing_else(target, without):
+    assert without_credentials(target) == without

@@ -63,6 +63,14 @@ def test_credentials_are_redacted_and_nothing_else_is():
     assert header_values(request) == {"authorization": "[redacted]", "x-api-key": "[redacted]", "x-user": "u"}
 
 
+def test_a_key_in_the_query_goes_with_them():
+    request = tutils.treq(path=b"/v1/embeddings?user=\xff&key=sk", headers=[])
+
+    redact_credentials(request)
+
+    assert request.data.path == b"/v1/embeddings?user=\xff"
+
+
 @pytest.mark.parametrize(
     ("content", "body"),
     [(b'{"messages": []}', {"messages": []}), (b"[]", None), (b"", None), (b"nonsense", None)],

@@ -7,12 +7,25 @@ place, where the wire bytes of an attempt are made.
 """
 
 from typing import NoReturn
+from urllib.parse import unquote_plus
 
 REDACTED = "[redacted]"
 """What stands in place of a secret wherever a person or a program can look."""
 
 CREDENTIAL_HEADERS = frozenset({"authorization", "api-key", "x-api-key", "x-goog-api-key", "proxy-authorization"})
 """Request headers that carry a key, in lower case. A client's own never reach a provider."""
+CREDENTIAL_PARAMETERS = frozenset({"key", "api-key", "api_key", "apikey", "access_token"})
+"""Parameters of a query that carry a key, in lower case. Like those headers."""
+
+
+def without_credentials(target: str) -> str:
+    """Return `target`, a path with its query, without the parameters that carry a key."""
+    path, _, query = target.partition("?")
+    given = query.split("&")
+    kept = [one for one in given if unquote_plus(one.partition("=")[0]).lower() not in CREDENTIAL_PARAMETERS]
+    if len(kept) == len(given):
+        return target
+    return path + ("?" + "&".join(kept) if kept else "")
 
 
 class Secret:

@@ -14,7 +14,7 @@ from mitmproxy.proxy.mode_specs import RegularMode, ReverseMode
 from sidestream.core.body import Body, read_object
 from sidestream.core.hosts import normalise_host
 from sidestream.core.routing import RequestView
-from sidestream.core.secret import CREDENTIAL_HEADERS, REDACTED
+from sidestream.core.secret import CREDENTIAL_HEADERS, REDACTED, without_credentials
 from sidestream.core.snapshot import Labels
 
 MAX_DECODED_BYTES = 64 * 1024 * 1024
@@ -72,6 +72,8 @@ def redact_credentials(request: http.Request) -> None:
     for name in CREDENTIAL_HEADERS:
         if name in request.headers:
             request.headers[name] = REDACTED
+    if b"?" in request.data.path:
+        request.path = without_credentials(request.path)
 
 
 def read_body(request: http.Request) -> Body | None:
