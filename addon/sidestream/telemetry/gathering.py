@@ -9,6 +9,7 @@ import http.client
 import itertools
 import json
 import socket
+import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,8 @@ class Gathering:
         self._begun = itertools.count()
         self._families: dict[str, Metric] = {}
         self._last: dict[str, dict[Key, float]] = {}
+        self._ended: dict[Key, float] = {}
+        self._lock = threading.Lock()
 
     def began(self, index: int) -> str:
         """Take note that worker `index` starts; return the address for its endpoint: another each time."""
@@ -78,17 +81,29 @@ class Gathering:
         return Page.of_json({"live": live, "recent": recent[:MAX_RECORDS]})
 
     def _metrics(self) -> bytes:
+        with self._lock:  # several may ask at a time, each in a thread
+            return self._gathered()
+
+    def _gathered(self) -> bytes:
         live = dict(self._addresses)
         for address in live.values():
             page = _ask(address, "/metrics")
             if page is not None:
                 self._last[address] = self._samples(page.body.decode())
+        for address in self._last.keys() - set(live.values()):
+            self._keep(self._last.pop(address))
         sums = _Sums(self._families)
-        for address, samples in self._last.items():
-            sums.add(samples, has_ended=address not in live.values())
+        for samples in (self._ended, *self._last.values()):
+            sums.add(samples)
         registry = CollectorRegistry(auto_describe=False)
         registry.register(sums)
         return generate_latest(registry)
+
+    def _keep(self, samples: Mapping[Key, float]) -> None:
+        """Add what a worker that has ended had counted to what others had: of each alone, nothing is kept."""
+        for key, value in samples.items():
+            if self._families[key[0]].type != "gauge":
+                self._ended[key] = self._ended.get(key, 0.0) + value
 
     def _samples(self, text: str) -> dict[Key, float]:
         """Return the samples of an exposition, and take note of their families."""
@@ -107,11 +122,9 @@ class _Sums(Collector):
         self._families = families
         self._values: dict[str, dict[Key, float]] = {name: {} for name in families}
 
-    def add(self, samples: Mapping[Key, float], *, has_ended: bool) -> None:
+    def add(self, samples: Mapping[Key, float]) -> None:
         for key, value in samples.items():
             family = self._families[key[0]]
-            if has_ended and family.type == "gauge":
-                continue
             values = self._values[family.name]
             known = values.get(key, 0.0)
             values[key] = max(known, value) if family.name in ALIKE else known + value
