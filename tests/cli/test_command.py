@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from sidestream.cli.main import main
 from sidestream.cli.running import listening_modes
 
 COMMAND = str(Path(sys.executable).parent / "sidestream")
@@ -246,3 +248,18 @@ def test_a_transparent_proxy_listens_for_both_families():
 def test_two_modes_at_one_address_are_refused():
     with pytest.raises(ValueError, match=r"127\.0\.0\.1:8080"):
         listening_modes(["regular", "reverse:http://demo"], None)
+
+
+def test_the_first_process_of_a_container_can_be_ended_before_it_runs(monkeypatch):
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(os, "getpid", lambda: 1)
+    try:
+        with pytest.raises(SystemExit):
+            main(["--help"])
+
+        with pytest.raises(SystemExit) as ended:
+            signal.raise_signal(signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+    assert ended.value.code == 143
