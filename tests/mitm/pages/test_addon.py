@@ -1,6 +1,7 @@
 """The pages' addon, beside mitmproxy's view and our hooks of requests."""
 
 import gc
+import json
 import weakref
 
 import pytest
@@ -80,6 +81,14 @@ def test_a_flow_has_a_comment_a_marker_and_words_to_filter_by(shown):
     assert flow.marked == noting.GOVERNED
     assert flow.metadata["sidestream.provider"] == "default/dashscope"
     assert flow.metadata["sidestream.model"] == "qwen-turbo"
+
+
+def test_a_name_is_not_noted_at_any_length(shown):
+    body = json.dumps({"model": "m" * 100_000, "messages": []}).encode()
+
+    flow = shown.come(make_flow(body=body))
+
+    assert max(map(len, flow.metadata.values())) < 300
 
 
 def test_what_somebody_wrote_or_marked_stays(shown):

@@ -1,5 +1,6 @@
 """The commands, as the command bar runs them."""
 
+import gzip
 import json
 
 import pytest
@@ -124,6 +125,19 @@ def test_a_request_is_sent_again_as_the_app_sent_it_to_another_provider(run, sho
     assert json.loads(outgoing.body)["messages"] == json.loads(CHAT)["messages"]
     assert CLIENT_KEY not in repr(outgoing.fields)
     assert OTHER_KEY not in repr(outgoing.fields)
+
+
+def test_a_body_that_was_decoded_is_not_said_to_be_encoded(run, shown, source):
+    body = gzip.compress(b'{"input": "hi", "model": "m"}')
+    flow = make_flow(body=body, content_encoding="gzip")
+    flow.request.path = "/v1/embeddings"
+    shown.come(flow).live = False
+
+    run(f"sidestream.replay-with @{flow.id} moonshot")
+
+    _, outgoing = shown.requests.upstream().outgoing[-1]
+    assert json.loads(outgoing.body) == {"input": "hi", "model": "m"}
+    assert b"content-encoding" not in {name.lower() for name, _ in outgoing.fields}
 
 
 def test_the_answer_is_shown_in_a_flow_of_its_own(run, shown, ended):

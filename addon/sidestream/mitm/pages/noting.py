@@ -4,6 +4,7 @@ What stands beside a flow in the list: a comment, a marker, and words to filter 
 The comment is like ``vip-route → dashscope qwen-turbo · 12→130 tok · 0.42 s``.
 """
 
+from sidestream.core.errors import cut
 from sidestream.core.exchange import Exchange, Record
 from sidestream.core.routing import Forward
 
@@ -60,7 +61,7 @@ def words_begun(exchange: Exchange) -> dict[str, str]:
         rule=known["rule"],
         provider=known["provider"],
         model=known["sent_model"],
-        request_model=planned.request_model if planned is not None else None,
+        request_model=cut(planned.request_model) if planned is not None and planned.request_model else None,
         operation=planned.operation.name if planned is not None else None,
     )
 

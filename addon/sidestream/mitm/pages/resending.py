@@ -162,6 +162,8 @@ def _copy(original: http.HTTPFlow, before: Before) -> http.HTTPFlow:
     request.method, request.path = before.method, before.target
     fields = [(name.encode(), value.encode("utf-8", "surrogateescape")) for name, value in before.headers.items()]
     request.headers = http.Headers(fields)
+    if read_object(before.body) is not None:
+        request.headers.pop("content-encoding", None)  # it was decoded to be read
     request.raw_content = before.body
     request.timestamp_start = request.timestamp_end = time.time()
     flow.request = request
