@@ -1,6 +1,7 @@
 """What the admin endpoint says is taken apart, and does nothing to a terminal."""
 
 import json
+import math
 
 import pytest
 
@@ -108,6 +109,9 @@ def test_long_names_are_cut():
         (METRICS, page(live=[7])),
         (METRICS, page(live=[LIVE | {"seconds": "soon"}])),
         (METRICS, page(recent=[ENDED | {"status": {}}])),
+        (METRICS, page(live=[LIVE | {"attempts": math.inf}])),
+        ("sidestream_retries_total NaN\n", page()),
+        ("sidestream_retries_total +Inf\n", page()),
     ],
 )
 def test_other_pages_are_refused(metrics, exchanges):

@@ -6,6 +6,7 @@ replaced here, before anything else sees it. Long names are cut.
 """
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -83,7 +84,7 @@ def read(metrics: str, exchanges: str, *, at: float) -> Reading:
         told = json.loads(exchanges)
         live = tuple(_live(entry) for entry in told["live"])
         recent = tuple(_ended(entry) for entry in told["recent"])
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as e:
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError, OverflowError) as e:
         raise ReadingError("what it answers is none of Sidestream's") from e
     if not samples:
         raise ReadingError("it has no metrics of Sidestream's")
@@ -105,7 +106,10 @@ def _samples(text: str) -> dict[str, dict[Labels, float]]:
         for sample in family.samples:
             labels = tuple(sorted((name, plain(value)) for name, value in sample.labels.items()))
             values = samples.setdefault(sample.name, {})
-            values[labels] = values.get(labels, 0.0) + float(sample.value)
+            value = values.get(labels, 0.0) + float(sample.value)
+            if not math.isfinite(value):
+                raise ValueError("none of ours counts without an end")
+            values[labels] = value
     return samples
 
 
