@@ -1,4 +1,4 @@
-"""What the images promise, read off the Dockerfiles: there is no container engine in the tests."""
+"""What the images promise, read off the Dockerfiles; they are built only where there is a container engine."""
 
 import json
 import os
@@ -129,3 +129,25 @@ def test_hadolint_has_no_complaint(dockerfile):
 
     assert linted.stdout == ""
     assert linted.returncode == 0
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("dockerfile", [INIT, SIDECAR], ids=lambda path: path.name)
+def test_the_image_is_built_where_there_is_an_engine(dockerfile):
+    engines = [engine for engine in ("docker", "podman") if shutil.which(engine)]
+    working = [
+        engine
+        for engine in engines
+        if subprocess.run([engine, "info"], capture_output=True, check=False).returncode == 0
+    ]
+    if not working:
+        pytest.skip("no container engine works here: neither docker nor podman")
+
+    built = subprocess.run(
+        [working[0], "build", "--quiet", "--file", dockerfile, FOLDER.parent],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert built.returncode == 0, built.stderr
