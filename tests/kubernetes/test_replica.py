@@ -1,5 +1,6 @@
 """The controller as a process, on the stand-in: two replicas, as the manifests run them."""
 
+import asyncio
 import base64
 import contextlib
 import os
@@ -12,9 +13,11 @@ from pathlib import Path
 import pytest
 
 from sidestream.cli.main import main
+from sidestream.control.replica import Replica, Settings, run
+from sidestream.control.serving import Certificate
 from tests.control.cluster import keyed
 from tests.kubernetes.apiserver import asked
-from tests.kubernetes.clusters import kubeconfig_of
+from tests.kubernetes.clusters import api_of, kubeconfig_of
 from tests.kubernetes.test_webhooks import POD, SERVICE, install, trusted
 
 COMMAND = str(Path(sys.executable).parent / "sidestream")
@@ -82,6 +85,17 @@ def test_two_replicas_serve_and_one_writes(server, kubeconfig):
 
 def ca_of(server) -> str:
     return base64.b64decode(trusted(server)).decode()
+
+
+def test_who_can_not_look_after_its_certificate_ends_and_is_started_again(server, monkeypatch):
+    def refresh(self, now):
+        raise ValueError("no certificate")
+
+    monkeypatch.setattr(Certificate, "refresh", refresh)
+    replica = Replica(api_of(server), Settings("sidestream-system", "one", drain_seconds=0))
+
+    with pytest.raises(ValueError, match="no certificate"):
+        asyncio.run(asyncio.wait_for(run(replica, 0, "127.0.0.1"), 20))
 
 
 def test_without_a_cluster_it_says_so_and_ends(tmp_path, capsys):

@@ -77,12 +77,13 @@ async def run(replica: Replica, port: int, host: str | None = None) -> bool:
     replica.election.start()
     certifying = asyncio.create_task(_certify(replica))
     try:
-        while not (replica.certificate.is_served or ending.is_set()):
+        # That task ends by an error alone, raised below: who serves on would, in time, serve what has expired.
+        while not (replica.certificate.is_served or ending.is_set() or certifying.done()):
             await _wait(ending, 0.05)
         if replica.certificate.is_served:
             replica.webhooks.add_sockets(sockets)
             logger.info("webhooks are served", extra={"port": sockets[0].getsockname()[1]})
-        while not ending.is_set() and replica.control.alive:
+        while not (ending.is_set() or certifying.done()) and replica.control.alive:
             await _wait(ending, 1)
         await _end(replica)
     finally:
