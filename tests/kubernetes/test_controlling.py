@@ -230,23 +230,34 @@ def test_what_goes_wrong_is_done_again(server, fault, monkeypatch):
         server.wait(lambda: programmed(server, generation=2) and key_in(server) == {"sk-rotated"})
 
 
-def test_a_namespace_that_can_not_be_planned_holds_up_no_other(server, monkeypatch):
+def test_a_bug_in_one_namespace_holds_up_no_other_and_quotes_nothing(server, monkeypatch, caplog):
     monkeypatch.setattr("sidestream.control.controlling.RETRY_SECONDS", (0.01, 0.05))
     plan = Reconciler.plan
-    failing = ["a-first"]
 
-    def stumble(self, namespace, **arguments):
-        if namespace in failing:
-            raise KeyError(namespace)
-        return plan(self, namespace, **arguments)
+    def stumble(self, namespace, **how):
+        if namespace == "a-first":
+            raise RuntimeError(MARKER)
+        return plan(self, namespace, **how)
 
     monkeypatch.setattr(Reconciler, "plan", stumble)
     server.apply(keyed(key="apiKey: sk-a", namespace="a-first"))
     server.apply(keyed(key="apiKey: sk-a"))
     with controlling(server):
         server.wait(lambda: programmed(server))
-        failing.clear()
-        server.wait(lambda: server.get("Secret", "sidestream-policy", "a-first"))
+        monkeypatch.undo()
+        server.wait(lambda: server.condition("LLMProvider", "alpha", "Programmed", "a-first").get("status") == "True")
+
+    assert MARKER not in logged(caplog)
+    assert "a namespace could not be planned" in caplog.text
+
+
+def test_a_control_plane_that_is_told_no_more_is_not_alive(server, monkeypatch):
+    with controlling(server) as control:
+        assert control.alive
+        monkeypatch.setattr(control._first[0], "_follow", lambda _: 1 / 0)
+        monkeypatch.setattr("threading.excepthook", lambda _: None)
+        server.drop_watches()
+        server.wait(lambda: not control.alive)
 
 
 def test_a_bundle_that_someone_deleted_is_put_back(server):

@@ -8,6 +8,7 @@ import logging
 import queue
 import threading
 import time
+import traceback
 from collections.abc import Callable
 
 from sidestream.control.bundling import Entry
@@ -109,8 +110,9 @@ class Controlling:
 
     @property
     def alive(self) -> bool:
-        """Whether it still works on what it is told."""
-        return self._thread.is_alive()
+        """Whether it is still told, and works on it."""
+        watches = all(watching.alive for watching in (*self._first, self._secrets))
+        return self._thread.is_alive() and watches and self._nudging.alive
 
     def bundle_for(self, namespace: str, labels: Labels) -> str:
         """Return the name of the bundle that a pod with `labels` mounts."""
@@ -127,8 +129,8 @@ class Controlling:
             try:
                 self._take_in()
                 self._work()
-            except Exception:
-                logger.exception("the control plane stumbled; it goes on")
+            except Exception as e:  # noqa: BLE001 nor for ever
+                _report("the control plane stumbled; it goes on", e)
                 time.sleep(RETRY_SECONDS[0])
 
     def _take_in(self) -> None:
@@ -177,8 +179,8 @@ class Controlling:
                 with self._lock:
                     plan = self._reconciler.plan(namespace, now=rfc3339())
                 self._carry_out(namespace, plan)
-            except Exception as e:  # what stands in one namespace is not to hold up the others
-                logger.exception("a namespace could not be planned", extra={"namespace": namespace})
+            except Exception as e:  # noqa: BLE001 a bug of ours in one namespace must not hold up the others
+                _report("a namespace could not be planned", e, namespace=namespace)
                 self._retry(namespace, e)
 
     def _fetch(self, key: Key) -> None:
@@ -241,7 +243,7 @@ class Controlling:
         self._due[namespace] = time.monotonic() + pause
         logger.warning(
             "a namespace could not be brought up to date; trying again",
-            extra={"namespace": namespace, "error": str(error), "seconds": pause},
+            extra={"namespace": namespace, "error": _said(error), "seconds": pause},
         )
 
     def _unmounted(self, bundle: Key) -> None:
@@ -259,3 +261,15 @@ class Controlling:
         with self._lock:
             self._reconciler.forget_bundle(bundle)
         self._events.put(None)
+
+
+def _said(error: Exception) -> str:
+    """Return what may be told of an error: of our own, what it says; of others, which may quote anything, its name."""
+    return str(error) if isinstance(error, (ApiError, NotOurs)) else type(error).__name__
+
+
+def _report(event: str, error: Exception, **fields: str) -> None:
+    """Log a bug of ours: what it is and where, not what it says, which may quote anything."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else ""
+    logger.error(event, extra={"error": type(error).__name__, "place": place, **fields})

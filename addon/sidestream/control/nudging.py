@@ -42,6 +42,11 @@ class Nudging:
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="nudging", daemon=True)
 
+    @property
+    def alive(self) -> bool:
+        """Whether it works, or is yet to begin."""
+        return self._thread.ident is None or self._thread.is_alive()
+
     def start(self) -> None:
         """Start nudging."""
         self._thread.start()

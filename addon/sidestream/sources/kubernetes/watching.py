@@ -53,6 +53,11 @@ class Watching:
         self._watch: Watch | None = None
         self._thread = threading.Thread(target=self._run, name=f"watch {wanted.resource.plural}", daemon=True)
 
+    @property
+    def alive(self) -> bool:
+        """Whether it works, or is yet to begin."""
+        return self._thread.ident is None or self._thread.is_alive()
+
     def start(self) -> None:
         """Start watching, if it has not started yet."""
         if self._thread.ident is None:
