@@ -128,6 +128,14 @@ def test_a_literal_key_is_accepted_with_a_warning():
     assert "${NAME} or apiKeyFrom" in problem.message
 
 
+def test_a_key_in_a_path_is_accepted_with_a_warning():
+    (problem,) = compiled(provider("host: api.alpha.example\npath: /v1/chat/completions?api-key=sk-1")).problems
+
+    assert (problem.severity, problem.field) == (Severity.WARNING, "spec.path")
+    assert "use apiKey or apiKeyFrom" in problem.message
+    assert "sk-1" not in str(problem)
+
+
 @pytest.mark.parametrize(
     ("yaml", "kept"),
     [

@@ -6,7 +6,7 @@ from types import MappingProxyType
 
 from sidestream.core.errors import cut
 from sidestream.core.hosts import authority, is_address, normalise_host
-from sidestream.core.secret import Secret
+from sidestream.core.secret import Secret, without_credentials
 from sidestream.core.snapshot import Endpoint, OpenAIConfig, OutlierDetection, Provider
 from sidestream.policy import documents
 from sidestream.policy.documents import LLMProvider
@@ -84,6 +84,8 @@ def compile_provider(located: Located[LLMProvider], references: References, prob
         )
         for name, config in spec.configs.route_specific_configs.items()
     }
+    if without_credentials(spec.path) != spec.path:
+        spot.at("path").warn("holds a key, which every page of a request shows: use apiKey or apiKeyFrom")
     selector = spec.workload_selector
     return Provider(
         name=document.metadata.qualified,
