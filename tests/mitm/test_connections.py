@@ -11,7 +11,7 @@ import pytest
 from mitmproxy import ctx, exceptions
 from mitmproxy.http import HTTPFlow
 
-from sidestream.mitm.engine.listening import BACKLOG
+from sidestream.mitm.engine.listening import BACKLOG, stop_listening
 from tests.mitm.test_addon import POLICY, make_addon, provider_at, running, witness
 
 
@@ -81,6 +81,19 @@ async def test_without_a_limit_all_are_taken():
             writer.close()
 
     assert addon.counts()["connections_refused"] == 0
+
+
+async def test_what_waits_when_nobody_listens_any_more_is_taken_first():
+    addon, _ = make_addon(provider_at(1))
+    async with running(addon) as port:
+        waiting = [socket.create_connection(("127.0.0.1", port)) for _ in range(20)]  # nobody takes them meanwhile
+        await stop_listening(ctx.master.addons.get("proxyserver"))
+        await until(lambda: addon.counts()["connections_accepted"] == 20)
+
+        with pytest.raises(ConnectionRefusedError):
+            await connect(port)
+        for client in waiting:
+            client.close()
 
 
 @pytest.mark.parametrize("name", ["sidestream_max_connections", "sidestream_web_max_flows"])

@@ -14,11 +14,13 @@ from mitmproxy.addons.proxyserver import Proxyserver
 from mitmproxy.master import Master
 
 from sidestream.mitm.addon import Sidestream
-from sidestream.mitm.engine.ending import ClientConnection, client_connections
+from sidestream.mitm.engine.ending import ClientConnection, is_connected
 from sidestream.mitm.engine.listening import stop_listening
 
 logger = logging.getLogger(__name__)
 
+PATIENCE_SECONDS = 0.5
+"""How long a client may take to say something on a connection that was just taken."""
 LAST_WORDS_SECONDS = 1.0
 """How long clients have to take what they are told after the grace."""
 
@@ -72,11 +74,11 @@ class Ending:
         exchanges = self._addon.live_count()
         self._addon.current.is_ending = True
         await stop_listening(proxyserver)
-        busy = await self._look(proxyserver)
-        if busy:
+        await self._look(proxyserver, is_patience_over=True)
+        if self._were_busy:
             under_way = {"exchanges": exchanges, "connections": len(self._were_busy), "grace_seconds": grace}
             logger.info("ending: no new connections; a second signal ends it at once", extra=under_way)
-        left = await self._wait(proxyserver, began + grace)
+        left = await self._wait(proxyserver, began + min(grace, PATIENCE_SECONDS), began + grace)
         if left:
             await self._cut_off(left)
         for silent in self._open():
@@ -92,25 +94,27 @@ class Ending:
         seconds = round(asyncio.get_running_loop().time() - began, 3)
         logger.info("ended", extra=self.counts | {"seconds": seconds})
 
-    async def _look(self, proxyserver: Proxyserver) -> list[ClientConnection]:
-        """Tell connections that were not known yet; return those that something is under way on."""
-        for handler in client_connections(proxyserver):
-            if handler.client.id not in self._clients:
+    async def _look(self, proxyserver: Proxyserver, *, is_patience_over: bool) -> list[ClientConnection]:
+        """Tell connections that were not known yet; return those that something is under way on, or may soon be."""
+        for handler in list(proxyserver.connections.values()):
+            if handler.client.id not in self._clients and is_connected(handler):
                 client = self._clients[handler.client.id] = ClientConnection(handler)
                 await client.finish()
-        busy = {name: client for name, client in self._clients.items() if client.is_busy}
+        open_ones = {name: client for name, client in self._clients.items() if not client.closed.done()}
+        busy = {name: client for name, client in open_ones.items() if not client.is_silent}
         self._were_busy |= {name for name, client in busy.items() if not client.is_closing}
-        return list(busy.values())
+        return list(busy.values()) if is_patience_over else list(open_ones.values())
 
-    async def _wait(self, proxyserver: Proxyserver, deadline: float) -> list[ClientConnection]:
+    async def _wait(self, proxyserver: Proxyserver, patience: float, deadline: float) -> list[ClientConnection]:
         """Wait until nothing is under way, or the grace is over; return what still is."""
         loop = asyncio.get_running_loop()
-        while busy := await self._look(proxyserver):
-            seconds = deadline - loop.time()
-            if seconds <= 0 or self._is_hurried.is_set():
-                break
-            await self._wait_for(busy, seconds)
-        return busy
+        while True:
+            is_patience_over = loop.time() >= patience
+            is_over = loop.time() >= deadline or self._is_hurried.is_set()
+            busy = await self._look(proxyserver, is_patience_over=is_patience_over or is_over)
+            if is_over or not busy:
+                return busy
+            await self._wait_for(busy, (deadline if is_patience_over else patience) - loop.time())
 
     async def _wait_for(self, clients: list[ClientConnection], seconds: float) -> None:
         closed = asyncio.ensure_future(asyncio.wait([client.closed for client in clients])) if clients else None

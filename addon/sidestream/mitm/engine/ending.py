@@ -11,7 +11,6 @@ import contextlib
 import mitmproxy_rs
 from h2.errors import ErrorCodes
 from mitmproxy import connection
-from mitmproxy.addons.proxyserver import Proxyserver
 from mitmproxy.proxy import commands, events, layer
 from mitmproxy.proxy.layers.http import HttpLayer
 from mitmproxy.proxy.layers.http._http2 import Http2Server
@@ -96,11 +95,10 @@ class ClientConnection:
         self.closed = asyncio.get_running_loop().create_task(self._close_of(writer))
 
     @property
-    def is_busy(self) -> bool:
-        """Tell whether anything may still be lost with it: on one where nothing was said yet, that is nothing."""
+    def is_silent(self) -> bool:
+        """Tell whether nothing was said yet, so that nothing is lost with it."""
         last = last_layer(self._handler.layer)
-        is_silent = isinstance(last, layer.NextLayer) and not last.data_client()
-        return not self.closed.done() and not is_silent
+        return isinstance(last, layer.NextLayer) and not last.data_client()
 
     @property
     def is_closing(self) -> bool:
@@ -138,6 +136,6 @@ class ClientConnection:
         await self.gone.wait()
 
 
-def client_connections(proxyserver: Proxyserver) -> list[ConnectionHandler]:
-    """Return the handlers of all connections that are prepared or further."""
-    return [handler for handler in proxyserver.connections.values() if handler.client in handler.transports]
+def is_connected(handler: ConnectionHandler) -> bool:
+    """Tell whether the client of `handler` is there, and not only yet to be taken leave of."""
+    return handler.client in handler.transports
