@@ -7,12 +7,17 @@ goes back when they are gone. It must be well above the 256 KB that asyncio take
 system each time cost two thirds of what passes through. What is smaller leaves holes, too; their pages are given back
 from time to time. Elsewhere than on glibc nothing is done.
 
+Connections die in cycles, each with 256 KB of its TLS. Python's collector counts objects, not bytes, and waits for a
+quarter more of them: a hundred connections are few objects. So what is dead is collected from time to time.
+
 Source: mallopt(3), malloc_trim(3).
 """
 
+import asyncio
 import ctypes
 import functools
 import gc
+import itertools
 import platform
 
 PIECE_BYTES = 1024 * 1024
@@ -20,6 +25,9 @@ PIECE_BYTES = 1024 * 1024
 
 SECONDS_BETWEEN_TRIMS = 5.0
 """How often holes are given back. It takes a quarter of a millisecond for each megabyte."""
+
+TRIMS_BETWEEN_COLLECTIONS = 6
+"""After how many of them what died in cycles is collected. It takes milliseconds: what was there at the start is left out."""
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 
@@ -42,6 +50,15 @@ def settle() -> None:
     gc.collect()
     gc.freeze()
     give_back_holes()
+
+
+async def tidy() -> None:
+    """Collect, and give back holes, from time to time, until it is cancelled."""
+    for number in itertools.count(1):
+        await asyncio.sleep(SECONDS_BETWEEN_TRIMS)
+        if number % TRIMS_BETWEEN_COLLECTIONS == 0:
+            gc.collect()
+        give_back_holes()
 
 
 def give_back_holes() -> None:

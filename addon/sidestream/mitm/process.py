@@ -137,18 +137,12 @@ class _Settled:
     def running(self) -> None:
         """Take what is there by now for granted."""
         memory.settle()
-        self._tidying = asyncio.get_running_loop().create_task(_tidy_from_time_to_time())
+        self._tidying = asyncio.get_running_loop().create_task(memory.tidy())
 
     def done(self) -> None:
         """Stop."""
         if self._tidying is not None:
             self._tidying.cancel()
-
-
-async def _tidy_from_time_to_time() -> None:
-    while True:
-        await asyncio.sleep(memory.SECONDS_BETWEEN_TRIMS)
-        memory.give_back_holes()
 
 
 def _raise_file_limit() -> None:
