@@ -27,7 +27,7 @@ SECONDS_BETWEEN_TRIMS = 5.0
 """How often holes are given back. It takes a quarter of a millisecond for each megabyte."""
 
 TRIMS_BETWEEN_COLLECTIONS = 6
-"""After how many of them what died in cycles is collected. It takes milliseconds: what was there at the start is left out."""
+"""How often what died in cycles is collected. It takes milliseconds: what was there at the start is left out."""
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 
