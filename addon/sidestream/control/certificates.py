@@ -4,7 +4,7 @@ The certificate of the webhooks: made by ourselves, renewed in time, and kept in
 The Secret holds a CA and what it issued, so that all replicas serve the same and the API server trusts each.
 When a CA is renewed, the one before stays in the bundle until it ends: nobody is distrusted on the way.
 
-Source: RFC 5280, 4.2.1 (extensions); Kubernetes, "Dynamic Admission Control", `caBundle`.
+Source: Kubernetes, "Dynamic Admission Control", `caBundle`.
 """
 
 import base64
@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from sidestream.control.issuing import issue, make_ca
 from sidestream.sources.kubernetes.objects import Object
 
 CA_LIFETIME = dt.timedelta(days=3650)
@@ -72,14 +72,16 @@ def renewed(before: Serving | None, names: Sequence[str], now: dt.datetime) -> S
     opened = _Opened(before) if before is not None else None
     if opened is None or _is_old(opened.ca, now):
         ca_key = ec.generate_private_key(ec.SECP256R1())
-        ca = _authority(ca_key, now)
+        # With the time in its name, so that two that follow one another are not taken for one.
+        ca = make_ca(f"Sidestream webhooks {now:%Y-%m-%d %H:%M:%S}", ca_key, (now - BACKDATED, now + CA_LIFETIME))
         trusted = [ca, *(old for old in (opened.bundle if opened else []) if old.not_valid_after_utc > now)]
     else:
         if not _is_old(opened.certificate, now) and _names(opened.certificate) == list(names):
             return None
         ca_key, ca, trusted = opened.ca_key, opened.ca, opened.bundle
     key = ec.generate_private_key(ec.SECP256R1())
-    certificate = _issued(ca, ca_key, key, names, now)
+    alternatives = [x509.DNSName(name) for name in names]
+    certificate = issue(ca, ca_key, key, "Sidestream webhooks", alternatives, (now - BACKDATED, now + LIFETIME))
     return Serving(b"".join(_pem(one) for one in trusted), _pem_key(ca_key), _pem(certificate), _pem_key(key))
 
 
@@ -103,66 +105,6 @@ class _Opened:
             self.certificate.verify_directly_issued_by(self.ca)
         except Exception as e:  # it has an error of its own for a wrong signature
             raise ValueError("the certificate is not the CA's") from e
-
-
-def _authority(key: ec.EllipticCurvePrivateKey, now: dt.datetime) -> x509.Certificate:
-    # With the time in it, so that two that follow one another are not taken for one.
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"Sidestream webhooks {now:%Y-%m-%d %H:%M:%S}")])
-    return (
-        _builder(name, name, key, now, CA_LIFETIME)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(_usage(certificates=True), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-
-
-def _issued(
-    ca: x509.Certificate,
-    ca_key: ec.EllipticCurvePrivateKey,
-    key: ec.EllipticCurvePrivateKey,
-    names: Sequence[str],
-    now: dt.datetime,
-) -> x509.Certificate:
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Sidestream webhooks")])
-    issuer_id = ca.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
-    return (
-        _builder(subject, ca.subject, key, now, LIFETIME)
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(_usage(certificates=False), critical=True)
-        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name) for name in names]), critical=False)
-        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(issuer_id), critical=False)
-        .sign(ca_key, hashes.SHA256())
-    )
-
-
-def _builder(
-    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey, now: dt.datetime, lifetime: dt.timedelta
-) -> x509.CertificateBuilder:
-    return (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - BACKDATED)
-        .not_valid_after(now + lifetime)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-    )
-
-
-def _usage(*, certificates: bool) -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=not certificates,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        key_cert_sign=certificates,
-        crl_sign=certificates,
-        encipher_only=False,
-        decipher_only=False,
-    )
 
 
 def _is_old(certificate: x509.Certificate, now: dt.datetime) -> bool:

@@ -2,10 +2,7 @@
 A private certificate authority, made on the fly, for the stand-in's TLS.
 
 The authority's key never leaves memory: whoever trusts `Authority.ca_file` trusts what
-this process issues and nothing else. Certificates carry the extensions that strict
-verification asks for (Python 3.13's default, OpenSSL 3, curl).
-
-Source: RFC 5280, sections 4.2.1 (extensions) and 4.1.2.5 (validity).
+this process issues and nothing else.
 """
 
 import datetime as dt
@@ -17,9 +14,11 @@ from pathlib import Path
 from typing import Self
 
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.x509.oid import NameOID
+
+from sidestream.control.issuing import Validity, issue, make_ca
 
 LIFETIME = dt.timedelta(days=30)
 """How long the authority and its certificates are valid."""
@@ -52,13 +51,7 @@ class Authority:
         """Make a new CA; `folder` (made when absent) receives its certificate and all it issues."""
         folder.mkdir(parents=True, exist_ok=True)
         key = ec.generate_private_key(ec.SECP256R1())
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Sidestream stand-in CA")])
-        certificate = (
-            _builder(subject, subject, key)
-            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-            .add_extension(_key_usage(certificates=True), critical=True)
-            .sign(key, hashes.SHA256())
-        )
+        certificate = make_ca("Sidestream stand-in CA", key, _validity())
         ca_file = folder / "ca.pem"
         ca_file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
         return cls(ca_file, certificate, key)
@@ -75,20 +68,8 @@ class Authority:
         if not names:
             raise ValueError("a certificate needs at least one name")
         key = ec.generate_private_key(ec.SECP256R1())
-        common_name = x509.NameAttribute(NameOID.COMMON_NAME, names[0][:MAX_COMMON_NAME])
-        issuer_key_id = self._certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
-        certificate = (
-            _builder(x509.Name([common_name]), self._certificate.subject, key)
-            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-            .add_extension(_key_usage(certificates=False), critical=True)
-            .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-            .add_extension(x509.SubjectAlternativeName([_general_name(n) for n in names]), critical=False)
-            .add_extension(
-                x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(issuer_key_id),
-                critical=False,
-            )
-            .sign(self._key, hashes.SHA256())
-        )
+        alternatives = [_general_name(name) for name in names]
+        certificate = issue(self._certificate, self._key, key, names[0][:MAX_COMMON_NAME], alternatives, _validity())
         return self._write(certificate, key)
 
     def _write(self, certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> Certificate:
@@ -109,32 +90,9 @@ class Authority:
         return issued
 
 
-def _builder(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey) -> x509.CertificateBuilder:
+def _validity() -> Validity:
     now = dt.datetime.now(dt.UTC)
-    return (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - BACKDATED)
-        .not_valid_after(now + LIFETIME)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-    )
-
-
-def _key_usage(*, certificates: bool) -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=not certificates,
-        key_cert_sign=certificates,
-        crl_sign=certificates,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        encipher_only=False,
-        decipher_only=False,
-    )
+    return now - BACKDATED, now + LIFETIME
 
 
 def _general_name(name: str) -> x509.GeneralName:
