@@ -34,8 +34,9 @@ demo-transparent: setup ## the same, redirected by iptables (Linux, root)
 test: setup tools ## lint, then the tests on every supported Python here (ARGS="-k sse" to choose)
 	@.make/system-packages
 	@.make/kubectl
-	@.make/lint && lint=0 || lint=1; \
-	.make/tests $(ARGS) || exit 1; \
+	@.make/tests --prepare & prepared=$$!; \
+	.make/lint && lint=0 || lint=1; \
+	wait $$prepared && .make/tests $(ARGS) || exit 1; \
 	[ $$lint = 0 ] || { echo "lint: failed, see above" >&2; exit 1; }
 
 .PHONY: lint
