@@ -2,8 +2,10 @@
 
 import pytest
 
+from sidestream.core.snapshot import Endpoint
 from sidestream.upstream.connection import AttemptFailed
 from sidestream.upstream.pool import Pool
+from sidestream.upstream.tls import Contexts
 from tests.upstream.provider import NAME, serving
 
 
@@ -71,6 +73,27 @@ async def test_a_session_that_was_verified_is_no_pass_for_another_ca(provider, a
     await why_not(pool, provider.endpoint(ca_pem=another_authority.ca_file.read_text()))
 
     trusted.abort()
+
+
+class Handshaken:
+    """A connection as far as its session goes. `asked`: how often it was asked for."""
+
+    session = property(lambda self: setattr(self, "asked", self.asked + 1) or object())
+
+    def __init__(self, context, *, reused=False):
+        self.context, self.session_reused, self.asked = context, reused, 0
+
+
+@pytest.mark.parametrize(("reused", "asked"), [(True, 0), (False, 1)])
+def test_a_session_is_asked_for_only_where_none_was_taken_up_and_not_at_once_again(reused, asked):
+    endpoint = Endpoint("a.test", 443, "a.test", tls=True, server_name="a.test")
+    contexts = Contexts()
+    connections = [Handshaken(contexts.of(endpoint), reused=reused) for _ in range(3)]
+
+    for connection in connections:
+        contexts.remember(endpoint, connection)
+
+    assert sum(connection.asked for connection in connections) == asked
 
 
 async def test_an_environment_that_would_turn_it_off_does_not(provider, monkeypatch):

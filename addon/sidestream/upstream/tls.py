@@ -5,12 +5,20 @@ Neither an option nor an environment variable turns verification off: a key goes
 """
 
 import ssl
+import time
 from collections import OrderedDict
 
 import certifi
 
 from sidestream.core.snapshot import Endpoint
 
+SECONDS_BETWEEN_SESSIONS = 60.0
+"""
+How long a session of a server is kept before another takes its place.
+
+To ask Python for a session leaks 6 KB before 3.12.8 and 3.13.1 (python/cpython#116810), so it is done where it
+helps: after a handshake that took up none, and not for every connection to a server that never takes one up.
+"""
 MAX_SESSIONS = 256
 """Of how many server names the last session is kept, for one set of CAs."""
 
@@ -18,7 +26,7 @@ MAX_SESSIONS = 256
 class _Context(ssl.SSLContext):
     """A context that takes up the last session of a server name: asyncio has no parameter for it."""
 
-    sessions: OrderedDict[str, ssl.SSLSession]
+    sessions: OrderedDict[str, tuple[ssl.SSLSession, float]]
 
     def wrap_bio(
         self,
@@ -28,7 +36,7 @@ class _Context(ssl.SSLContext):
         server_hostname: str | bytes | None = None,
         session: ssl.SSLSession | None = None,
     ) -> ssl.SSLObject:
-        known = self.sessions.get(server_hostname) if isinstance(server_hostname, str) else None
+        known, _ = self.sessions.get(server_hostname, (None, 0.0)) if isinstance(server_hostname, str) else (None, 0.0)
         return super().wrap_bio(incoming, outgoing, server_side, server_hostname, session or known)
 
 
@@ -51,12 +59,14 @@ class Contexts:
         return context
 
     def remember(self, endpoint: Endpoint, connection: ssl.SSLObject) -> None:
-        """Keep the session of `connection`, for the next one to the server name of `endpoint`."""
-        context = self._contexts.get(endpoint.ca_pem)
-        session = connection.session
-        if context is None or connection.context is not context or session is None:
+        """Keep the session of `connection`, for the next one to the server name of `endpoint`, if that one needs it."""
+        context, now = self._contexts.get(endpoint.ca_pem), time.monotonic()
+        if context is None or connection.context is not context or connection.session_reused:
             return
-        context.sessions[endpoint.server_name] = session
+        _, since = context.sessions.get(endpoint.server_name, (None, -SECONDS_BETWEEN_SESSIONS))
+        if now - since < SECONDS_BETWEEN_SESSIONS or (session := connection.session) is None:
+            return
+        context.sessions[endpoint.server_name] = session, now
         context.sessions.move_to_end(endpoint.server_name)
         if len(context.sessions) > MAX_SESSIONS:
             context.sessions.popitem(last=False)
