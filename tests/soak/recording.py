@@ -9,7 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from tests.soak.asking import DEAD_FIRST, MISTRUSTED_FIRST, Ask, is_faulty
+from tests.soak.asking import DEAD_FIRST, DIRECT, MISTRUSTED_FIRST, Ask, is_faulty
 from tests.soak.judging import STABLE_WORD, Verdict
 
 MAX_ATTEMPTS = 5
@@ -147,7 +147,8 @@ def check_reasons(
             dropped[call.address] = "connection=drop" in call.settings
         is_stalled = any("stall" in settings for settings in (call.settings, *moods))
         is_starved = any(call.began < to and since < call.ended for since, to in starved)
-        if call.verdict.kind == "gave up" and (acted.timeouts or not is_stalled) and not is_starved:
+        is_timed = acted.timeouts and call.host != DIRECT  # a provider without a route has none but the defaults
+        if call.verdict.kind == "gave up" and (is_timed or not is_stalled) and not is_starved:
             yield call.tag, "no answer in time"
         if call.verdict.kind not in {"error", "incomplete"}:
             continue

@@ -89,6 +89,12 @@ def test_a_failure_without_a_reason_is_an_offence(call, attempts, acted):
     assert len(list(check_reasons([call], {"tag-1": attempts}, acted))) == 1
 
 
+def test_a_provider_without_a_route_has_no_timeouts_to_keep():
+    stalled = dataclasses.replace(FAILED, host="alpha.test", verdict=Verdict("gave up"), settings="stall=1")
+
+    assert list(check_reasons([stalled], {"tag-1": [ATTEMPT]}, ALL)) == []
+
+
 def test_a_record_of_a_failure_of_the_product_is_an_offence():
     assert len(list(check_words([RECORD, NAMELESS | {"error": "internal_error"}]))) == 1
 
