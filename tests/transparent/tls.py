@@ -11,8 +11,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
+from sidestream.control import issuing
 from sidestream.demo import certificates
 from sidestream.demo.certificates import Authority, Certificate
 
@@ -42,11 +43,10 @@ def public_key_pin(certificate: Certificate) -> str:
 def client_certificate(authority: Authority) -> Certificate:
     """Issue a certificate that a client may present; `authority` itself issues those of servers."""
     key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "an app")])
     purpose = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH])
     issuer_key_id = authority._certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
     certificate = (
-        certificates._builder(subject, authority._certificate.subject, key)
+        issuing._builder(issuing._named("an app"), authority._certificate.subject, key, certificates._validity())
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(purpose, critical=False)
         .add_extension(
