@@ -11,14 +11,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from sidestream.core.sse import Decoder
+from sidestream.core.usage import ENDS
 
 MAX_INDEX = 1000
 """Choices, tool calls and items of an answer beyond this are taken for nonsense."""
 
 _TEXTS = ("content", "reasoning_content", "reasoning", "refusal")
 """Fields of a message that come in pieces."""
-
-_ENDS = ("response.completed", "response.incomplete", "response.failed")
 
 type Json = dict[str, Any]
 
@@ -84,7 +83,7 @@ def _add_function(function: Json, piece: Mapping[str, Any]) -> None:
 def _responses(answer: Json, event: Json) -> Json:
     """Add an event of the Responses API. Its last holds all of the answer."""
     kind, response = event["type"], event.get("response")
-    if kind in _ENDS and isinstance(response, dict) and response.get("output"):
+    if kind in ENDS and isinstance(response, dict) and response.get("output"):
         return response
     if kind == "error":
         answer["error"] = event.get("error") or event

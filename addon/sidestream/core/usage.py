@@ -23,7 +23,8 @@ MAX_JSON_BYTES = 8 * 1024 * 1024
 MAX_COUNT = 2**53
 """More tokens than this are nonsense, and no figure that others can reckon with."""
 
-_ENDS = ("response.completed", "response.incomplete", "response.failed")
+ENDS = ("response.completed", "response.incomplete", "response.failed")
+"""Types of the event that ends an answer of the Responses API."""
 _FAILS = ("error", "response.failed")
 _TELLING = re.compile(rb'"(?:usage"\s*:\s*\{|error"|finish_reason"\s*:\s*"|response\.(?:completed|incomplete|failed)")')
 """What an event holds that is worth reading once the model is known. Most hold none of it."""
@@ -124,7 +125,7 @@ class Meter:
         if not isinstance(answer, dict):
             return
         kind = answer.get("type")
-        if self._decoder is not None and kind in _ENDS:
+        if self._decoder is not None and kind in ENDS:
             self.complete = True
         if is_error(answer):
             self.error_seen = True

@@ -36,8 +36,8 @@ class _Context(ssl.SSLContext):
         server_hostname: str | bytes | None = None,
         session: ssl.SSLSession | None = None,
     ) -> ssl.SSLObject:
-        known, _ = self.sessions.get(server_hostname, (None, 0.0)) if isinstance(server_hostname, str) else (None, 0.0)
-        return super().wrap_bio(incoming, outgoing, server_side, server_hostname, session or known)
+        known = self.sessions.get(server_hostname) if isinstance(server_hostname, str) else None
+        return super().wrap_bio(incoming, outgoing, server_side, server_hostname, session or (known and known[0]))
 
 
 class Contexts:
@@ -63,8 +63,9 @@ class Contexts:
         context, now = self._contexts.get(endpoint.ca_pem), time.monotonic()
         if context is None or connection.context is not context or connection.session_reused:
             return
-        _, since = context.sessions.get(endpoint.server_name, (None, -SECONDS_BETWEEN_SESSIONS))
-        if now - since < SECONDS_BETWEEN_SESSIONS or (session := connection.session) is None:
+        known = context.sessions.get(endpoint.server_name)
+        is_new = known is not None and now - known[1] < SECONDS_BETWEEN_SESSIONS
+        if is_new or (session := connection.session) is None:
             return
         context.sessions[endpoint.server_name] = session, now
         context.sessions.move_to_end(endpoint.server_name)
