@@ -19,6 +19,12 @@ def make_log(output):
     return AccessLog(output, JsonLine())
 
 
+def tell(log, *records):
+    for record in records:
+        log(record)
+    log.flush()
+
+
 def make_record(host="dashscope.aliyuncs.com") -> Record:
     exchange = Exchange("id-1", "127.0.0.1:5", host, wall_time=0.0, now=1.0)
     record = exchange.finish(now=2.5)
@@ -29,17 +35,17 @@ def make_record(host="dashscope.aliyuncs.com") -> Record:
 def test_a_record_is_one_line_of_json_with_every_field():
     stream = io.StringIO()
 
-    make_log(stream)(make_record())
+    tell(make_log(stream), make_record())
 
     (line,) = stream.getvalue().splitlines()
     assert json.loads(line) == make_record().as_dict()
 
 
-def test_each_line_is_there_at_once(tmp_path):
+def test_a_line_is_there_when_it_was_flushed(tmp_path):
     path = tmp_path / "records.jsonl"
     sink = make_log(output_to(str(path)))
 
-    sink(make_record())
+    tell(sink, make_record())
 
     assert len(path.read_text().splitlines()) == 1
 
@@ -48,7 +54,7 @@ def test_a_file_is_added_to(tmp_path):
     path = tmp_path / "records.jsonl"
     path.write_text("an earlier line\n")
 
-    make_log(output_to(str(path)))(make_record())
+    tell(make_log(output_to(str(path))), make_record())
 
     assert len(path.read_text().splitlines()) == 2
 
@@ -57,7 +63,7 @@ def test_a_file_is_added_to(tmp_path):
 def test_any_text_stays_on_its_line(tmp_path, host):
     path = tmp_path / "records.jsonl"
 
-    make_log(output_to(str(path)))(make_record(host))
+    tell(make_log(output_to(str(path))), make_record(host))
 
     (line,) = path.read_text(encoding="utf-8").splitlines()
     assert set(json.loads(line)) == set(make_record().as_dict())
@@ -68,8 +74,7 @@ def test_what_cannot_be_written_is_counted_and_said_once(tmp_path, caplog):
     stream.close()
     sink = make_log(stream)
 
-    sink(make_record())
-    sink(make_record())
+    tell(sink, make_record(), make_record())
 
     assert sink.lost == 2
     assert len(caplog.records) == 1
@@ -99,7 +104,7 @@ def test_any_stream_takes_any_text_in_one_line_and_keeps_it(text, encoding):
     raw = io.BytesIO()
     sink = make_log(io.TextIOWrapper(raw, encoding=encoding))
 
-    sink(record)
+    tell(sink, record)
 
     (line,) = raw.getvalue().decode(encoding).splitlines()
     assert json.loads(line) == record.as_dict()
@@ -111,14 +116,36 @@ def test_two_sinks_may_share_a_file(tmp_path):
     sinks = [make_log(output_to(str(path))), make_log(output_to(str(path)))]
 
     for number in range(6):
-        sinks[number % 2](make_record(f"{number}.example"))
+        tell(sinks[number % 2], make_record(f"{number}.example"))
 
     hosts = [json.loads(line)["host"] for line in path.read_text().splitlines()]
     assert hosts == [f"{number}.example" for number in range(6)]
 
 
+class Pieces(io.StringIO):
+    """Keeps what was let out together."""
+
+    def __init__(self):
+        super().__init__()
+        self.pieces = []
+
+    def flush(self):
+        self.pieces.append(self.getvalue())
+        self.seek(0)
+        self.truncate()
+
+
+def test_lines_are_let_out_together_as_far_as_a_pipe_takes_them_in_one_piece():
+    output = Pieces()
+
+    tell(make_log(output), *(make_record("x" * 1000) for _ in range(5)), make_record("x" * 5000), make_record())
+
+    assert [piece.count("\n") for piece in output.pieces] == [2, 2, 1, 1, 1]
+    assert all(len(piece) <= 4096 for piece in output.pieces if piece.count("\n") > 1)
+
+
 def test_a_dash_is_standard_output(capsys):
-    make_log(output_to("-"))(make_record("here.example"))
+    tell(make_log(output_to("-")), make_record("here.example"))
 
     assert json.loads(capsys.readouterr().out)["host"] == "here.example"
 
@@ -134,9 +161,9 @@ def test_what_a_full_disk_loses_is_counted_and_later_records_are_written(caplog)
     stream = FullDisk()
     sink = make_log(stream)
 
-    sink(make_record("lost.example"))
+    tell(sink, make_record("lost.example"))
     stream.full = False
-    sink(make_record("kept.example"))
+    tell(sink, make_record("kept.example"))
 
     assert sink.lost == 1
     assert [json.loads(line)["host"] for line in stream.getvalue().splitlines()] == ["kept.example"]
@@ -149,7 +176,7 @@ def test_a_reader_that_left_is_no_error(caplog):
     stream = os.fdopen(writer, "w")
     sink = make_log(stream)
 
-    sink(make_record())
+    tell(sink, make_record())
 
     assert sink.lost == 1
     assert "Broken pipe" in caplog.text
@@ -160,10 +187,10 @@ def test_a_reader_that_left_is_no_error(caplog):
 def test_a_file_that_was_moved_away_is_made_anew(tmp_path):
     path = tmp_path / "records.jsonl"
     sink = make_log(output_to(str(path)))
-    sink(make_record("one.example"))
+    tell(sink, make_record("one.example"))
     path.rename(tmp_path / "moved.jsonl")
 
-    sink(make_record("two.example"))
+    tell(sink, make_record("two.example"))
 
     assert "one.example" in (tmp_path / "moved.jsonl").read_text()
     assert "two.example" in path.read_text()

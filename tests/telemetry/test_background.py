@@ -4,6 +4,7 @@ import threading
 from dataclasses import replace
 
 from sidestream.core.exchange import Content, Exchange
+from sidestream.telemetry import background
 from sidestream.telemetry.background import InBackground
 from tests.world import wait_for
 
@@ -62,6 +63,40 @@ def test_there_is_room_again_for_bodies_when_others_were_written():
     sink.close()
 
     assert (len(written), sink.lost) == (3, 0)
+
+
+def test_what_was_written_is_flushed_also_while_more_comes():
+    flushed = []
+    sink = InBackground(lambda record: record.id == "1" and sink(make_record("2")), lambda: flushed.append("flushed"))
+
+    sink(make_record("1"))
+    wait_for(lambda: len(flushed) == 2)
+    sink.close()
+
+    assert not sink._waiting
+
+
+def test_the_end_does_not_wait_for_more_to_gather(monkeypatch):
+    monkeypatch.setattr(background, "GATHERING_SECONDS", 3600)
+    written = []
+    sink = InBackground(written.append)
+
+    sink(make_record("1"))
+    sink.close()
+
+    assert len(written) == 1
+
+
+def test_what_cannot_be_flushed_does_not_stop_the_next(caplog):
+    written = []
+    sink = InBackground(written.append, lambda: 1 / 0)
+
+    for number in range(2):
+        sink(make_record(str(number)))
+        wait_for(lambda number=number: caplog.text.count("could not be flushed") > number)
+    sink.close()
+
+    assert len(written) == 2
 
 
 def test_what_is_lost_is_said_once(caplog):

@@ -68,7 +68,8 @@ def connect(settings: Settings) -> Runtime:
         watchers.append(_MetricsWatcher(metrics))
     if settings.admin != OFF or telemetry is not None:
         sinks.append(metrics)
-    writer = InBackground(_Each(sinks, pricing))  # last: what ends first at the end of the process was made last
+    each = _Each(sinks, logs, pricing)
+    writer = InBackground(each, each.flush)  # last: what ends first at the end of the process was made last
 
     def close() -> None:
         close_source()
@@ -96,16 +97,22 @@ def _format(settings: Settings) -> Callable[[Record], str]:
 
 
 class _Each:
-    """A sink that hands records to several, with what they cost."""
+    """A sink that hands records to several, with what they cost; `logs` are among them."""
 
-    def __init__(self, sinks: Sequence[Sink], pricing: Pricing | None) -> None:
+    def __init__(self, sinks: Sequence[Sink], logs: Sequence[AccessLog], pricing: Pricing | None) -> None:
         self._sinks = sinks
+        self._logs = logs
         self._pricing = pricing
 
     def __call__(self, record: Record) -> None:
         record = self._pricing(record) if self._pricing is not None else record
         for sink in self._sinks:
             sink(record)
+
+    def flush(self) -> None:
+        """Let everybody see what was written."""
+        for log in self._logs:
+            log.flush()
 
 
 class _MetricsWatcher:

@@ -18,6 +18,9 @@ logger = logging.getLogger(__name__)
 
 STANDARD_OUTPUT = "-"
 
+MAX_TOGETHER_BYTES = 4096
+"""How many bytes of lines are let out together: a pipe that several write to takes so many in one piece (PIPE_BUF)."""
+
 
 class Output(Protocol):
     """Where lines go."""
@@ -30,23 +33,40 @@ class Output(Protocol):
 
 
 class AccessLog:
-    """Writes a line for each record, at once. `lost` counts those that could not be written."""
+    """Writes a line for each record, to be seen at the next `flush`. `lost` counts those that could not be written."""
 
     def __init__(self, output: Output, format_record: Callable[[Record], str]) -> None:
         self._output = output
         self._format = format_record
         self.lost = 0
+        self._unseen = self._unseen_bytes = 0
 
     def __call__(self, record: Record) -> None:
         """Write `record`."""
-        line = self._format(record)
+        line = self._format(record) + "\n"
+        size = len(line.encode())
+        if self._unseen_bytes + size > MAX_TOGETHER_BYTES:
+            self.flush()
         try:
-            self._output.write(line + "\n")
-            self._output.flush()
+            self._output.write(line)
+            self._unseen += 1
+            self._unseen_bytes += size
         except (OSError, ValueError) as e:
-            if not self.lost:
-                logger.warning("records can't be written and are lost: %s", e)
-            self.lost += 1
+            self._lose(1, e)
+
+    def flush(self) -> None:
+        """Let everybody see what was written."""
+        unseen, self._unseen, self._unseen_bytes = self._unseen, 0, 0
+        try:
+            if unseen:
+                self._output.flush()
+        except (OSError, ValueError) as e:
+            self._lose(unseen, e)
+
+    def _lose(self, number: int, error: Exception) -> None:
+        if not self.lost:
+            logger.warning("records can't be written and are lost: %s", error)
+        self.lost += number
 
 
 class Sampled:
@@ -83,17 +103,24 @@ class LogFile:
         self._max_bytes = max_bytes
         self._keep = keep
         self._file = WatchedFileHandler(path, encoding="utf-8")
+        self._size: int | None = None  # known from the first line after a flush until the next
 
     def write(self, line: str) -> None:
-        """Write a line of ASCII."""
-        self._file.reopenIfNeeded()
-        if self._max_bytes and self._path.stat().st_size + len(line) > self._max_bytes:
+        """Write a line."""
+        if self._size is None:
+            self._file.reopenIfNeeded()
+            self._size = self._path.stat().st_size
+        length = len(line.encode())
+        if self._max_bytes and self._size + length > self._max_bytes:
             self._rotate()
+            self._size = 0
         if self._file.stream is not None:  # which it is only while it is reopened
             self._file.stream.write(line)
+            self._size += length
 
     def flush(self) -> None:
         """Let everybody see what was written."""
+        self._size = None
         self._file.flush()
 
     def _rotate(self) -> None:

@@ -93,6 +93,19 @@ class Policy(Protocol):
         """How many problems the newest documents have."""
 
 
+class _Series[M: (Counter, Histogram)](dict[tuple[object, ...], M]):
+    """The series of `metric`, by the values of its labels. The metric itself looks one up for longer than it counts."""
+
+    def __init__(self, metric: M) -> None:
+        super().__init__()
+        self._metric: M = metric
+
+    def __missing__(self, labels: tuple[object, ...]) -> M:
+        series: M = self._metric.labels(*labels)
+        self[labels] = series
+        return series
+
+
 class Metrics:
     """A sink that counts records. `lost`: how many records were lost on the way to the sinks."""
 
@@ -102,11 +115,11 @@ class Metrics:
         gen_ai = ("gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_request_model", "gen_ai_response_model")
         server = ("server_address", "server_port")
 
-        def histogram(name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
-            return Histogram(name, text, labels, buckets=buckets, registry=registry)
+        def histogram(name: str, text: str, buckets: tuple[float, ...], *labels: str) -> _Series[Histogram]:
+            return _Series(Histogram(name, text, labels, buckets=buckets, registry=registry))
 
-        def counter(name: str, text: str, *labels: str) -> Counter:
-            return Counter(name, text, labels, registry=registry)
+        def counter(name: str, text: str, *labels: str) -> _Series[Counter]:
+            return _Series(Counter(name, text, labels, registry=registry))
 
         self._usage = histogram(
             "gen_ai_client_token_usage", "Tokens of an answer.", TOKEN_BUCKETS, *gen_ai, *server, "gen_ai_token_type"
@@ -144,8 +157,11 @@ class Metrics:
         self._unpriced = counter(
             "sidestream_unpriced_exchanges", "Answers with tokens whose price is not known.", "provider", "model"
         )
-        self._overhead = histogram(
-            "sidestream_overhead_seconds", "Time of an exchange that the proxy took itself.", OVERHEAD_BUCKETS
+        self._overhead = Histogram(
+            "sidestream_overhead_seconds",
+            "Time of an exchange that the proxy took itself.",
+            buckets=OVERHEAD_BUCKETS,
+            registry=registry,
         )
         self._asm = _Asm(registry) if asm_names else None
         self._read = _Read(policy, lost)
@@ -167,9 +183,9 @@ class Metrics:
         """Count `record`."""
         by = (record.route or NONE, record.rule or NONE, record.provider or NONE)
         error = error_of(record.error, record.status)
-        self._exchanges.labels(*by, status_of(record.status), error or NONE).inc()
+        self._exchanges[*by, status_of(record.status), error or NONE].inc()
         for attempt in record.attempts:
-            self._attempts.labels(attempt.provider, attempt.error or "success").inc()
+            self._attempts[attempt.provider, attempt.error or "success"].inc()
         if record.overhead_seconds is not None:
             self._overhead.observe(record.overhead_seconds)
         if record.server_address is None:
@@ -184,17 +200,17 @@ class Metrics:
         answered = self._models.answered(record.response_model, record.sent_model)
         system = record.provider_system or NONE
         at = (record.operation or NONE, system, model, answered, record.server_address, record.server_port)
-        self._duration.labels(*at, error).observe(record.duration_seconds)
+        self._duration[*at, error].observe(record.duration_seconds)
         if record.time_to_first_event_seconds is not None:
-            self._first_chunk.labels(*at).observe(record.time_to_first_event_seconds)
+            self._first_chunk[at].observe(record.time_to_first_event_seconds)
         if record.seconds_per_event is not None:
-            self._per_chunk.labels(*at).observe(record.seconds_per_event)
+            self._per_chunk[at].observe(record.seconds_per_event)
         if record.usage_partial:
             return  # no count of the provider
         if record.prompt_tokens is not None:
-            self._usage.labels(*at, "input").observe(record.prompt_tokens)
+            self._usage[*at, "input"].observe(record.prompt_tokens)
         if record.completion_tokens is not None:
-            self._usage.labels(*at, "output").observe(record.completion_tokens)
+            self._usage[*at, "output"].observe(record.completion_tokens)
 
     def _count_tokens(self, record: Record, by: tuple[str, str, str, str]) -> None:
         counted = {
@@ -205,11 +221,11 @@ class Metrics:
         }
         for kind, tokens in counted.items():
             if tokens:
-                self._tokens.labels(*by, kind).inc(tokens)
+                self._tokens[*by, kind].inc(tokens)
         if record.cost_usd is not None:
-            self._cost.labels(*by).inc(record.cost_usd)
+            self._cost[by].inc(record.cost_usd)
         elif record.usage_partial is not None:
-            self._unpriced.labels(*by[2:]).inc()
+            self._unpriced[by[2:]].inc()
 
 
 class _Asm:
@@ -217,13 +233,14 @@ class _Asm:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         labels = ("destination_service", "model")
-        self._prompt = Counter("asm_llm_proxy_prompt_tokens", "Tokens of prompts.", labels, registry=registry)
-        self._completion = Counter("asm_llm_proxy_completion_tokens", "Tokens of answers.", labels, registry=registry)
+        prompt = Counter("asm_llm_proxy_prompt_tokens", "Tokens of prompts.", labels, registry=registry)
+        completion = Counter("asm_llm_proxy_completion_tokens", "Tokens of answers.", labels, registry=registry)
+        self._prompt, self._completion = _Series(prompt), _Series(completion)
 
     def count(self, record: Record, model: str) -> None:
         """Count the tokens of `record`, whose host a policy names."""
-        self._prompt.labels(record.host, model).inc(record.prompt_tokens or 0)
-        self._completion.labels(record.host, model).inc(record.completion_tokens or 0)
+        self._prompt[record.host, model].inc(record.prompt_tokens or 0)
+        self._completion[record.host, model].inc(record.completion_tokens or 0)
 
 
 class _Read(Collector):
