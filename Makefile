@@ -21,6 +21,14 @@ setup: ## make .venv: Sidestream, editable, and all it needs at locked versions
 tools:
 	@.make/venv .venv-tools .locks/lint.txt
 
+.PHONY: system
+system:
+	@.make/system-packages
+
+.PHONY: kubectl
+kubectl:
+	@.make/kubectl
+
 .PHONY: demo
 demo: setup ## see it work: fake providers and clients, on loopback, without keys
 	@.venv/bin/sidestream demo --policies policies
@@ -31,9 +39,8 @@ demo-transparent: setup ## the same, redirected by iptables (Linux, root)
 
 # Tests run although lint failed, so that one run shows all there is to mend.
 .PHONY: test
-test: setup tools ## lint, then the tests on every supported Python here (ARGS="-k sse" to choose)
-	@.make/system-packages
-	@.make/kubectl
+test: ## lint, then the tests on every supported Python here (ARGS="-k sse" to choose)
+	@$(MAKE) -j 4 setup tools system kubectl
 	@.make/tests --prepare & prepared=$$!; \
 	.make/lint && lint=0 || lint=1; \
 	wait $$prepared && .make/tests $(ARGS) || exit 1; \
@@ -61,8 +68,7 @@ soak: setup ## half an hour of load and faults: nothing is lost, nothing leaks (
 	@$(PYTHON) -m tests.soak $(ARGS)
 
 .PHONY: soak-web
-soak-web: setup ## the soak for ten minutes with mitmweb open in a browser: memory stays bounded (ARGS="--minutes 2")
-	@.make/system-packages
+soak-web: setup system ## the soak for ten minutes with mitmweb open in a browser: memory stays bounded (ARGS="--minutes 2")
 	@$(PYTHON) -m tests.soak --web --minutes 10 $(ARGS)
 
 .PHONY: bench
@@ -76,8 +82,7 @@ bench-telemetry: setup ## measure what records, metrics, costs and spans take of
 	@PYTHONPATH=addon .venv-bench/bin/python -m tests.bench --only sidestream,telling,tracing,silent --workloads chat $(ARGS)
 
 .PHONY: dashboard-picture
-dashboard-picture: setup ## draw the dashboard of a busy proxy under a real Prometheus; fail if a panel is empty (Linux, root)
-	@.make/system-packages
+dashboard-picture: setup system ## draw the dashboard of a busy proxy under a real Prometheus; fail if a panel is empty (Linux, root)
 	@.make/venv .venv-bench .locks/bench.txt
 	@seen=$$(mktemp) && $(PYTHON) -m tests.dashboard $$seen $(ARGS) && \
 	.venv-bench/bin/python -m tests.dashboard.drawing $$seen k8s/observability/dashboard.png; \
@@ -88,8 +93,7 @@ bench-control: setup ## measure the control plane: 2,000 documents in 50 namespa
 	@$(PYTHON) -m tests.kubernetes.bench $(ARGS)
 
 .PHONY: pictures
-pictures: setup ## take the pictures of mitmweb that the README shows (Chromium)
-	@.make/system-packages
+pictures: setup system ## take the pictures of mitmweb that the README shows (Chromium)
 	@$(PYTHON) -m tests.pictures
 
 .PHONY: bench-clients

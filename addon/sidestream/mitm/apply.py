@@ -10,33 +10,35 @@ from mitmproxy import http
 from sidestream.core.errors import ClientError
 from sidestream.core.planning import Attempt
 from sidestream.core.secret import REDACTED
+from sidestream.mitm.fields import Fields, changed
 
-_HOP_BY_HOP = ("proxy-connection", "keep-alive", "te", "trailer")
+_HOP_BY_HOP: dict[bytes, bytes | None] = dict.fromkeys((b"proxy-connection", b"keep-alive", b"te", b"trailer"))
 """Headers between the client and us only, besides those that mitmproxy takes care of (RFC 9110, 7.6.1)."""
 
 
 def apply(attempt: Attempt, flow: http.HTTPFlow) -> None:
     """Turn the request of `flow` into what `attempt` sends."""
     request, endpoint = flow.request, attempt.endpoint
-    # Scheme first: the host and port setters rebuild Host from it.
+    # The port last: its setter rebuilds Host from all three.
     request.scheme = "https" if endpoint.tls else "http"
-    request.host = endpoint.host
+    request.data.host = endpoint.host
     request.port = endpoint.port
     request.path = attempt.target
     if not request.is_http2:
         request.authority = ""  # origin-form, whatever form the client used
-    # What gets another value keeps its place, so that a second time changes nothing.
-    replaced = {"authorization"} if attempt.key is not None else set()
-    for name in {*attempt.remove_headers, *_HOP_BY_HOP} - replaced:
-        request.headers.pop(name, None)
+    values = _HOP_BY_HOP | {_bytes(name.lower()): None for name in attempt.remove_headers}
     for name, value in attempt.set_headers:
         if name == "host":
             request.host_header = value
         else:
-            request.headers[name] = value
+            values[_bytes(name.lower())] = _bytes(value)
     if attempt.key is not None:
-        request.headers["authorization"] = f"Bearer {REDACTED}"
-    _frame(request, attempt.body)
+        values[b"authorization"] = b"Bearer " + REDACTED.encode()
+    if attempt.body is not None:
+        values[b"content-encoding"] = None
+        request.raw_content = attempt.body
+    request.trailers = None
+    request.headers.fields = _framed(changed(request.headers.fields, values), request.raw_content or b"")
 
 
 def answer(error: ClientError, flow: http.HTTPFlow) -> None:
@@ -47,12 +49,12 @@ def answer(error: ClientError, flow: http.HTTPFlow) -> None:
     flow.response = http.Response.make(error.status, error.body(), headers)
 
 
-def _frame(request: http.Request, body: bytes | None) -> None:
+def _framed(fields: Fields, body: bytes) -> Fields:
     # Always a Content-Length: HTTP/2 clients may send none, and mitmproxy would send such a body unframed.
-    if body is not None:
-        request.headers.pop("content-encoding", None)
-        request.raw_content = body
-    request.trailers = None
-    if request.raw_content or "content-length" in request.headers or "transfer-encoding" in request.headers:
-        request.headers.pop("transfer-encoding", None)
-        request.headers["content-length"] = str(len(request.raw_content or b""))
+    if body or any(name.lower() in (b"content-length", b"transfer-encoding") for name, _ in fields):
+        return changed(fields, {b"transfer-encoding": None, b"content-length": b"%d" % len(body)})
+    return fields
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")  # as mitmproxy reads them

@@ -16,12 +16,15 @@ from sidestream.core.hosts import normalise_host
 from sidestream.core.routing import RequestView
 from sidestream.core.secret import CREDENTIAL_HEADERS, REDACTED, without_credentials
 from sidestream.core.snapshot import Labels
+from sidestream.mitm.fields import changed
 
 MAX_DECODED_BYTES = 64 * 1024 * 1024
 """How large an encoded body may become, in bytes."""
 
 _WINDOW_BITS = {"gzip": 31, "x-gzip": 31, "deflate": 15}
 """Content-Encoding → what zlib is told. Others are rare in requests."""
+
+_CREDENTIALS = frozenset(name.encode() for name in CREDENTIAL_HEADERS)
 
 _METHOD = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _TARGET = re.compile(rb"[^\x00-\x20\x7f]+")
@@ -69,9 +72,9 @@ def header_values(request: http.Request) -> dict[str, str]:
 
 def redact_credentials(request: http.Request) -> None:
     """Take the client's credentials out of what is shown; they are not for the provider either."""
-    for name in CREDENTIAL_HEADERS:
-        if name in request.headers:
-            request.headers[name] = REDACTED
+    fields = request.headers.fields
+    if found := {key for name, _ in fields if (key := name.lower()) in _CREDENTIALS}:
+        request.headers.fields = changed(fields, dict.fromkeys(found, REDACTED.encode()))
     if b"?" in request.data.path:
         request.path = without_credentials(request.path)
 

@@ -10,7 +10,7 @@ before: the same order, the same ends of a walk, the same words about what they 
 import inspect
 import logging
 import types
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any
 
 from mitmproxy import exceptions, flow, hooks
@@ -23,6 +23,9 @@ LIFE = (LoadHook, hooks.ConfigureHook, hooks.RunningHook, hooks.DoneHook)
 
 type Rest = Coroutine[object, object, None]
 """What of a hook is left to wait for: addons that are not done at once, and those after them."""
+
+type Arguments = Sequence[Any]
+"""Of a hook."""
 
 type Call = tuple[object, Callable[..., Any]]
 """An addon and its method."""
@@ -44,7 +47,7 @@ class TableAddonManager(AddonManager):
             addons._forget_table()
 
     async def handle_lifecycle(self, event: hooks.Hook) -> None:
-        rest = self.begin(event)
+        rest = self.begin(event, event.args())
         if rest is not None:
             await rest
 
@@ -54,34 +57,38 @@ class TableAddonManager(AddonManager):
             await super().trigger_event(event)
             self._forget_table()
             return
-        rest = self._walk(self._calls(event.name), event)
+        rest = self._walk(self._calls(event.name), event.args())
         if rest is not None:
             await rest
 
-    def begin(self, event: hooks.Hook) -> Rest | None:
-        """Call the addons that have the hook `event`, and those that want updates; return what is left to wait for."""
+    def begin(self, event: hooks.Hook, arguments: Arguments) -> Rest | None:
+        """
+        Call the addons that have the hook `event`, and those that want updates; return what is left to wait for.
+
+        `arguments`: `event.args()`, which is not asked for twice since that takes long.
+        """
         if isinstance(event, LIFE):
             return self.trigger_event(event)
-        rest = self._walk(self._calls(event.name), event)
-        message = event.args()[0]
+        rest = self._walk(self._calls(event.name), arguments)
+        message = arguments[0]
         if not isinstance(message, flow.Flow) or not self.has_calls(hooks.UpdateHook.name):
             return rest
-        update = hooks.UpdateHook([message])
-        return self._walk(self._calls(update.name), update) if rest is None else self._both(rest, update)
+        if rest is not None:
+            return self._both(rest, hooks.UpdateHook([message]))
+        return self._walk(self._calls(hooks.UpdateHook.name), [[message]])
 
     async def _both(self, rest: Rest, update: hooks.Hook) -> None:
         await rest
         await self.trigger_event(update)
 
-    def _walk(self, calls: Calls, event: hooks.Hook) -> Rest | None:
+    def _walk(self, calls: Calls, arguments: Arguments) -> Rest | None:
         """Call those in `calls` up to the first that is not done at once; return what is left to wait for."""
-        arguments = event.args() if calls else ()
         for number, of_one in enumerate(calls):
             try:
                 for place, (_, call) in enumerate(of_one):
                     result = call(*arguments)
                     if result is not None and inspect.isawaitable(result):
-                        return self._go_on(result, [of_one[place + 1 :], *calls[number + 1 :]], event)
+                        return self._go_on(result, [of_one[place + 1 :], *calls[number + 1 :]], arguments)
             except exceptions.AddonHalt:
                 return None
             except exceptions.OptionsError:
@@ -90,7 +97,7 @@ class TableAddonManager(AddonManager):
                 logger.exception("Addon error: %s", e)  # noqa: TRY401 mitmproxy says so
         return None
 
-    async def _go_on(self, result: Awaitable[object], left: Calls, event: hooks.Hook) -> None:
+    async def _go_on(self, result: Awaitable[object], left: Calls, arguments: Arguments) -> None:
         try:
             await result
         except exceptions.AddonHalt:
@@ -100,7 +107,7 @@ class TableAddonManager(AddonManager):
         except Exception as e:
             logger.exception("Addon error: %s", e)  # noqa: TRY401 mitmproxy says so
             left = left[1:]
-        rest = self._walk(left, event)
+        rest = self._walk(left, arguments)
         if rest is not None:
             await rest
 

@@ -68,8 +68,9 @@ class PersistentConnectionHandler(ProxyConnectionHandler):
 
     def is_done_at_once(self, hook: commands.StartHook) -> bool:
         """Call the addons that have `hook`. If they are not done then, a task waits for them, and tells the layers."""
-        (subject,) = hook.args()
-        rest = self.master.addons.begin(hook)
+        arguments = hook.args()
+        (subject,) = arguments
+        rest = self.master.addons.begin(hook, arguments)
         if rest is None and not (isinstance(subject, Flow) and subject.intercepted):
             return True
         asyncio_utils.create_task(
