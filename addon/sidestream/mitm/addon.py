@@ -18,6 +18,7 @@ from sidestream.mitm.current import Current
 from sidestream.mitm.engine.checks import quicken_checks
 from sidestream.mitm.engine.clients import ForgiveProbes
 from sidestream.mitm.engine.dispatch import TableAddonManager
+from sidestream.mitm.engine.onboarding import QuickOnboarding
 from sidestream.mitm.requests import RequestHooks
 from sidestream.mitm.runtime import Connect, Runtime
 from sidestream.mitm.web import Retention
@@ -63,6 +64,7 @@ class Sidestream:
         logging.getLogger("mitmproxy.proxy.server").setLevel(logging.WARNING)
         ForgiveProbes.install()
         TableAddonManager.specialise(loader.master.addons)
+        QuickOnboarding.specialise(loader.master.addons)
         if isinstance(view := loader.master.addons.get("view"), View):
             from sidestream.mitm.pages.addon import Pages  # noqa: PLC0415 not for those who show no pages
 

@@ -26,7 +26,13 @@ from mitmproxy.tools.web.master import WebMaster
 from OpenSSL import SSL
 
 from sidestream.mitm.addon import FORCED_OPTIONS
-from sidestream.mitm.engine.http import BODY_TOO_LARGE, GetProviderConnection, GovernedHttpLayer, GovernedHttpStream
+from sidestream.mitm.engine.http import (
+    BODY_TOO_LARGE,
+    GetProviderConnection,
+    GovernedHttpLayer,
+    GovernedHttpStream,
+    fork,
+)
 from sidestream.mitm.engine.http1 import GovernedHttp1Server
 from sidestream.mitm.engine.relay import PatientConnectionHandler
 from sidestream.mitm.engine.transparent import PatientTransparentProxy, UndecidedLayer
@@ -140,6 +146,17 @@ def test_a_layer_begins_without_connections_and_streams():
 
     assert (top.connections, top.streams, top.command_sources) == ({}, {}, {})
     assert top.waiting_for_establishment == {}
+
+
+def test_a_fork_of_a_context_is_what_mitmproxy_makes(mitmproxy):
+    context = Context(tflow.tclient_conn(), mitmproxy.options)
+    context.layers = ["a layer"]
+
+    forked = fork(context)
+
+    assert vars(forked) == vars(context.fork())
+    forked.layers.append("another")
+    assert context.layers == ["a layer"]
 
 
 def test_a_stream_that_is_over_is_forgotten():

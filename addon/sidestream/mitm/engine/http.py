@@ -9,6 +9,7 @@ mitmproxy's HTTP layer, with what no hook can do.
 - An exception in a layer ends the client's connection with an error; mitmproxy would leave it waiting.
 """
 
+import copy
 import logging
 from weakref import WeakKeyDictionary
 
@@ -17,6 +18,7 @@ from mitmproxy import http
 from mitmproxy.connection import Connection, ConnectionState, Server
 from mitmproxy.net.http.http1 import assemble_response
 from mitmproxy.proxy import commands, events, layer
+from mitmproxy.proxy.context import Context
 from mitmproxy.proxy.layers.http import (
     GetHttpConnection,
     GetHttpConnectionCompleted,
@@ -68,6 +70,13 @@ endpoints: WeakKeyDictionary[Server, Endpoint] = WeakKeyDictionary()
 BODY_TOO_LARGE = "Request body exceeds mitmproxy's body_size_limit."
 """What mitmproxy says of a request that is longer than its option allows."""
 BEYOND_MAX_BODY = "the request's body is larger than sidestream_max_body allows"
+
+
+def fork(context: Context) -> Context:
+    """Return what `context.fork()` does. That makes a connection and drops it, which is no small part of a call."""
+    forked = copy.copy(context)
+    forked.layers = context.layers.copy()
+    return forked
 
 
 class GovernedHttpStream(HttpStream):
@@ -272,7 +281,7 @@ class GovernedHttpLayer(HttpLayer):
             del self.streams[stream_id]
 
     def make_stream(self, stream_id: int) -> Commands:
-        stream = GovernedHttpStream(self.context.fork(), stream_id)
+        stream = GovernedHttpStream(fork(self.context), stream_id)
         stream.governor = self.governor
         self.streams[stream_id] = stream
         yield from self.event_to_child(stream, events.Start())
@@ -285,7 +294,7 @@ class GovernedHttpLayer(HttpLayer):
             caller = FlowCaller(event.calling, event.flow, stream.stream_id, handler, self)
             self.calls[caller.conn] = caller
             self.connections[caller.conn] = UpstreamLayer(
-                self.context.fork(), caller.conn, caller, self.governor.upstream()
+                fork(self.context), caller.conn, caller, self.governor.upstream()
             )
             yield from self.event_to_child(stream, GetHttpConnectionCompleted(event, (caller.conn, None)))
             return
