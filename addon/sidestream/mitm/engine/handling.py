@@ -20,6 +20,13 @@ from mitmproxy.utils import asyncio_utils
 
 from sidestream.mitm.engine.dispatch import Rest, TableAddonManager
 
+MAX_HOOKS_AT_ONCE = 16
+"""
+After so many hooks in a row a task is made, as for those that take their time, so that others have their turn.
+
+A request has four, and a client may send thousands of requests in one piece, each of which is answered here.
+"""
+
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 """SO_LINGER on, 0 seconds."""
 
@@ -41,12 +48,14 @@ class HooksAtOnce:
 
     def handle_event(self, event: events.Event) -> Iterator[commands.Command]:
         """Let the layers have `event`, and what comes of the hooks that they ask for."""
-        waiting = deque((event,))
+        waiting, left = deque((event,)), MAX_HOOKS_AT_ONCE
         while waiting:
             for command in self.layer.handle_event(waiting.popleft()):
                 if not isinstance(command, commands.StartHook):
                     yield command
-                elif self._handler.is_done_at_once(command) and command.blocking:
+                    continue
+                left -= 1
+                if self._handler.is_done_at_once(command, may_be=left > 0) and command.blocking:
                     waiting.append(events.HookCompleted(command))
 
 
@@ -66,12 +75,16 @@ class PersistentConnectionHandler(ProxyConnectionHandler):
         if isinstance(handler, cls) and isinstance(handler.master.addons, TableAddonManager):
             handler.layer = HooksAtOnce(handler, handler.layer)  # type: ignore[assignment]
 
-    def is_done_at_once(self, hook: commands.StartHook) -> bool:
-        """Call the addons that have `hook`. If they are not done then, a task waits for them, and tells the layers."""
+    def is_done_at_once(self, hook: commands.StartHook, *, may_be: bool) -> bool:
+        """
+        Call the addons that have `hook`.
+
+        If they are not done then, or the hook may not be, a task waits for them, and tells the layers.
+        """
         arguments = hook.args()
         (subject,) = arguments
         rest = self.master.addons.begin(hook, arguments)
-        if rest is None and not (isinstance(subject, Flow) and subject.intercepted):
+        if may_be and rest is None and not (isinstance(subject, Flow) and subject.intercepted):
             return True
         asyncio_utils.create_task(
             self._finish(hook, subject, rest),
