@@ -97,6 +97,10 @@ class FullDisk(io.StringIO):
         return super().write(text)
 
 
+def refuse(_):
+    raise OSError(24, "Too many open files")
+
+
 @settings(deadline=None)
 @given(st.text() | st.characters(categories=["Cs"]), st.sampled_from(["ascii", "latin-1", "utf-8", "utf-16"]))
 def test_any_stream_takes_any_text_in_one_line_and_keeps_it(text, encoding):
@@ -196,13 +200,16 @@ def test_a_file_that_was_moved_away_is_made_anew(tmp_path):
     assert "two.example" in path.read_text()
 
 
-def test_a_file_that_is_full_is_rotated(tmp_path):
+@pytest.mark.parametrize("lines_together", [1, 2, 3, 7])
+def test_a_file_that_is_full_is_rotated(tmp_path, lines_together):
     path = tmp_path / "records.jsonl"
     output = LogFile(path, max_bytes=100, keep=2)
 
     for number in range(7):
         output.write(f"{number}" * 39 + "\n")
-        output.flush()
+        if (number + 1) % lines_together == 0:
+            output.flush()
+    output.flush()
 
     files = {each.name: each.read_text().split() for each in tmp_path.iterdir()}
     kept = {name: [line[0] for line in lines] for name, lines in files.items()}
@@ -218,6 +225,41 @@ def test_a_file_that_is_full_is_begun_again_where_none_is_kept(tmp_path):
         output.flush()
 
     assert [each.read_text()[0] for each in tmp_path.iterdir()] == ["2"]
+
+
+def test_a_disk_that_is_full_while_a_file_is_rotated_costs_no_older_file(tmp_path, monkeypatch):
+    path = tmp_path / "records.jsonl"
+    sink = AccessLog(LogFile(path, max_bytes=1, keep=3), lambda record: record.host)
+    tell(sink, *map(make_record, "abcd"))
+    before = {each.name: each.read_text() for each in tmp_path.iterdir()}
+    monkeypatch.setattr(LogFile, "_open", refuse)
+
+    tell(sink, *map(make_record, "efgh"))
+    monkeypatch.undo()
+    tell(sink, make_record("i"))
+
+    kept = "".join(path.with_name(name).read_text() for name in sorted(before, reverse=True))
+    assert before == {
+        "records.jsonl": "d\n",
+        "records.jsonl.1": "c\n",
+        "records.jsonl.2": "b\n",
+        "records.jsonl.3": "a\n",
+    }
+    assert kept.split() == ["b", "c", "d", "i"]
+    assert sink.lost == 4
+
+
+def test_a_file_that_could_not_be_opened_again_is_once_that_works(tmp_path, monkeypatch):
+    path = tmp_path / "records.jsonl"
+    sink = AccessLog(LogFile(path), lambda record: record.host)
+    path.rename(tmp_path / "moved.jsonl")
+    monkeypatch.setattr(LogFile, "_open", refuse)
+
+    tell(sink, make_record("a"))
+    monkeypatch.undo()
+    tell(sink, make_record("b"))
+
+    assert (sink.lost, path.read_text()) == (1, "b\n")
 
 
 def test_a_line_that_is_longer_than_a_file_may_be_is_written_whole(tmp_path):

@@ -4,13 +4,14 @@ The access log: a line for each record, on standard output, in a file, or both.
 A sink never harms the traffic: what can't be written is counted, and said once.
 """
 
+import contextlib
 import logging
+import os
 import sys
 import zlib
 from collections.abc import Callable
-from logging.handlers import WatchedFileHandler
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TextIO
 
 from sidestream.core.exchange import Record
 
@@ -102,28 +103,43 @@ class LogFile:
         self._path = path
         self._max_bytes = max_bytes
         self._keep = keep
-        self._file = WatchedFileHandler(path, encoding="utf-8")
+        self._file = self._open()
         self._size: int | None = None  # known from the first line after a flush until the next
 
     def write(self, line: str) -> None:
         """Write a line."""
-        if self._size is None:
-            self._file.reopenIfNeeded()
-            self._size = self._path.stat().st_size
-        length = len(line.encode())
-        if self._max_bytes and self._size + length > self._max_bytes:
+        size, length = self._look() if self._size is None else self._size, len(line.encode())
+        self._size = None  # if this fails, nobody knows
+        if size and 0 < self._max_bytes < size + length:
             self._rotate()
-            self._size = 0
-        if self._file.stream is not None:  # which it is only while it is reopened
-            self._file.stream.write(line)
-            self._size += length
+            size = 0
+        self._file.write(line)
+        self._size = size + length
 
     def flush(self) -> None:
         """Let everybody see what was written."""
         self._size = None
         self._file.flush()
 
+    def _open(self) -> TextIO:
+        return self._path.open("a", encoding="utf-8")
+
+    def _reopen(self) -> None:
+        older, self._file = self._file, self._open()
+        with contextlib.suppress(OSError):  # what it still had was told to be lost
+            older.close()
+
+    def _look(self) -> int:
+        """Return the size of the file, which is made anew if it is no longer at its path."""
+        with contextlib.suppress(FileNotFoundError):
+            found = self._path.stat()
+            if os.path.samestat(found, os.fstat(self._file.fileno())):
+                return found.st_size
+        self._reopen()
+        return self._path.stat().st_size
+
     def _rotate(self) -> None:
+        self._file.flush()
         for number in range(self._keep, 0, -1):
             older = Path(f"{self._path}.{number}")
             newer = Path(f"{self._path}.{number - 1}") if number > 1 else self._path
@@ -131,7 +147,7 @@ class LogFile:
                 newer.replace(older)
         if not self._keep:
             self._path.unlink(missing_ok=True)
-        self._file.reopenIfNeeded()
+        self._reopen()
 
 
 def output_to(target: str, *, max_bytes: int = 0, keep: int = 0) -> Output:
