@@ -179,7 +179,7 @@ def test_another_host_behind_a_policys_name_gets_what_the_app_sent(outside, pod,
     assert (received.method, received.path, received.server_name) == ("GET", "/v1/models?x=1", "dashscope.aliyuncs.com")
     assert (received.header("host"), received.header("authorization")) == ("other.example", "Bearer own")
     assert "invalid_api_key" in answer.stdout
-    assert "other.example" not in {record["host"] for record in pod.proxy.records}
+    assert "other.example" not in {record["host"] for record in pod.recorded()}
 
 
 def test_a_refused_connection_ends_the_handshake(pod, ca):

@@ -323,7 +323,7 @@ def test_a_policys_host_over_tls_gets_what_the_app_sent(outside, pod):
     [received] = outside.dashscope.requests
     assert "invalid_api_key" in answer.stdout
     assert (received.path, received.header("authorization")) == ("/v1/models", "Bearer own")
-    assert pod.proxy.records == []
+    assert pod.recorded() == []
 
 
 def test_ten_megabytes_go_each_way_at_the_same_time(outside, pod):
