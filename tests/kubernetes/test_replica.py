@@ -98,6 +98,17 @@ def test_who_can_not_look_after_its_certificate_ends_and_is_started_again(server
         asyncio.run(asyncio.wait_for(run(replica, 0, "127.0.0.1"), 20))
 
 
+def test_who_stands_for_election_no_more_ends_and_is_started_again(server, monkeypatch):
+    install(server)
+    monkeypatch.setattr("threading.excepthook", lambda _: None)
+    replica = Replica(api_of(server), Settings("sidestream-system", "one", drain_seconds=0))
+    monkeypatch.setattr(replica.election, "_hold", lambda: 1 / 0)
+
+    was_asked_to = asyncio.run(asyncio.wait_for(run(replica, 0, "127.0.0.1"), 20))
+
+    assert not was_asked_to
+
+
 def test_without_a_cluster_it_says_so_and_ends(tmp_path, capsys):
     assert main(["controller", f"--kubeconfig={tmp_path / 'nothing'}"]) == 1
     assert "no cluster is configured" in capsys.readouterr().err

@@ -93,6 +93,11 @@ class Electing:
         """Whether we lead: not past the deadline, even while a renewal hangs."""
         return self._leads and time.monotonic() < self._renewed + self._timing.deadline
 
+    @property
+    def alive(self) -> bool:
+        """Whether the thread that stands for election is there, if it was started."""
+        return self._thread.ident is None or self._thread.is_alive()
+
     def start(self) -> None:
         """Stand for election."""
         self._thread.start()

@@ -54,9 +54,14 @@ class Replica:
             options=settings.injection,
             knows_all=lambda: self.control.ready,
             is_ready=lambda: self.control.ready and not self.ending,
-            is_alive=lambda: self.control.alive,
+            is_alive=lambda: self.alive,
         )
         self.webhooks = webhooks(answering, self.certificate.context)
+
+    @property
+    def alive(self) -> bool:
+        """Whether all that it started still works."""
+        return self.control.alive and self.election.alive
 
     def _lead(self, leads: bool) -> None:  # noqa: FBT001 what an election tells
         self.control.lead(leads=leads, still=lambda: self.election.leads)
@@ -83,7 +88,7 @@ async def run(replica: Replica, port: int, host: str | None = None) -> bool:
         if replica.certificate.is_served:
             replica.webhooks.add_sockets(sockets)
             logger.info("webhooks are served", extra={"port": sockets[0].getsockname()[1]})
-        while not (ending.is_set() or certifying.done()) and replica.control.alive:
+        while not (ending.is_set() or certifying.done()) and replica.alive:
             await _wait(ending, 1)
         await _end(replica)
     finally:
