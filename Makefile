@@ -79,7 +79,7 @@ bench: setup ## measure Sidestream beside stock mitmdump, Envoy and LiteLLM (Lin
 .PHONY: bench-telemetry
 bench-telemetry: setup ## measure what records, metrics, costs and spans take of a call (Linux, root)
 	@.make/bench
-	@PYTHONPATH=addon .venv-bench/bin/python -m tests.bench --only sidestream,telling,tracing,silent --workloads chat $(ARGS)
+	@PYTHONPATH=addon .venv-bench/bin/python -m tests.bench.telemetry $(ARGS)
 
 .PHONY: dashboard-picture
 dashboard-picture: setup system ## draw the dashboard of a busy proxy under a real Prometheus; fail if a panel is empty (Linux, root)

@@ -11,18 +11,16 @@ import platform
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
-from sidestream.demo.certificates import Authority
 from tests.bench import workloads
-from tests.bench.load import HOST, Load, LoadError
+from tests.bench.load import Load, LoadError
 from tests.bench.products import DIRECT, PRODUCTS, SIDECAR
-from tests.bench.programs import Cores, started
+from tests.bench.programs import Cores
 from tests.bench.report import Report
-from tests.bench.scene import PROVIDER, ROOT, Scene, environment, missing
-from tests.bench.stage import Actor, Stage
+from tests.bench.scene import ROOT, environment, missing
+from tests.bench.stage import Actor, set_up
 from tests.bench.workloads import ROUNDS, WORKLOADS
 
 PEER_MEMORY_SECONDS = 120.0
@@ -77,28 +75,15 @@ def _names(known):
 
 
 def _bench(options: argparse.Namespace, report: Report) -> None:
-    asked_for = options.only or [product.name for product in PRODUCTS.values() if product.is_usual]
-    chosen = [PRODUCTS[name] for name in PRODUCTS if name == DIRECT or name in asked_for]
+    chosen = [PRODUCTS[name] for name in PRODUCTS if name == DIRECT or name in (options.only or PRODUCTS)]
     wanted = options.workloads or WORKLOADS
     amount = workloads.Options(
         seconds=options.seconds or (1 if options.quick else 4),
         count=1 if options.quick else 2,
         gap=options.gap / 1000,
     )
-    cores = Cores.share()
-    os.sched_setaffinity(0, cores.load)
     with contextlib.ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sidestream-bench-")))
-        folder.chmod(0o755)
-        scene = Scene(stack, folder)
-        authority = Authority.create(folder / "ca")
-        certificate = authority.issue(HOST, PROVIDER)
-        serve = [sys.executable, "-m", "tests.bench.provider", "--gap", str(amount.gap)]
-        serve += ["--certificate", str(certificate.cert_file), "--key", str(certificate.key_file)]
-        variables = {"PYTHONPATH": str(ROOT)}
-        stack.enter_context(started(scene.provider, serve, folder / "provider.txt", cores.load, variables))
-
-        stage = Stage(scene, cores, authority.ca_file)
+        stage = set_up(stack, amount.gap)
         report.missing = stage.missing
         _say("starting the products")
         actors = {"pass": []}
@@ -106,7 +91,7 @@ def _bench(options: argparse.Namespace, report: Report) -> None:
         actors |= dict.fromkeys(("chat", "new", "streams", "memory"), callers)
         if "pass" in wanted:
             actors["pass"] = stage.play(stack, [product for product in chosen if product.passes], in_pods=True)
-        bench = _Rounds(report, Load(folder), amount)
+        bench = _Rounds(report, Load(stage.folder), amount)
         bench.warm_up(callers)
         for number in range(rounds := options.rounds or (1 if options.quick else 5)):
             for name in (name for name in ROUNDS if name in wanted):

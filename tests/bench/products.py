@@ -52,22 +52,24 @@ class Start:
         return Target(PROXY, self.ports[0])
 
 
+type Configure = Callable[[Path, Path], Start]
+"""A folder of its own and the CA's file → how to start a product."""
+
+
 @dataclass(frozen=True, slots=True)
 class Product:
     """
     One that is measured. `configure`: (folder, CA file) → how to start it beside the client.
 
     `in_pod`: the same for a sidecar that is redirected to, listens on loopback at `POD_PORT`, and lets pass
-    what goes elsewhere. `ready_seconds`: how long it may take until it answers. `is_usual`: measured unless others are
-    asked for.
+    what goes elsewhere. `ready_seconds`: how long it may take until it answers.
     """
 
     name: str
     title: str
-    configure: Callable[[Path, Path], Start] | None
-    in_pod: Callable[[Path, Path], Start] | None = None
+    configure: Configure | None
+    in_pod: Configure | None = None
     ready_seconds: float = 30.0
-    is_usual: bool = True
 
     @property
     def passes(self) -> bool:
@@ -207,16 +209,19 @@ def _litellm(folder: Path, ca_file: Path) -> Start:
     return Start([*command, "--num_workers", "1"], range(port, port + 1), variables | {"SSL_CERT_FILE": str(ca_file)})
 
 
-def _sidestream(number: int, flags: Sequence[str], folder: Path, ca_file: Path) -> Start:
-    """Return how to start the Sidestream `number`, which tells its ports and its address from the others'."""
-    return _sidestream_run(number, flags, folder, ca_file, f"{PROXY}:{8110 + 10 * number}")
+def sidestream(
+    number: int, name: str, title: str, flags: Sequence[str] = (), in_pod: Configure | None = None
+) -> Product:
+    """Return the Sidestream `number`, which tells its ports and its address from the others'."""
+    listen = f"{PROXY}:{8110 + 10 * number}"
+    return Product(name, title, functools.partial(_sidestream_run, number, flags, listen), in_pod)
 
 
 def _sidestream_in_pod(folder: Path, ca_file: Path) -> Start:
-    return _sidestream_run(1, (), folder, ca_file, f"127.0.0.1:{POD_PORT}")
+    return _sidestream_run(1, (), f"127.0.0.1:{POD_PORT}", folder, ca_file)
 
 
-def _sidestream_run(number: int, flags: Sequence[str], folder: Path, ca_file: Path, listen: str) -> Start:
+def _sidestream_run(number: int, flags: Sequence[str], listen: str, folder: Path, ca_file: Path) -> Start:
     if not SIDESTREAM.exists():
         raise Unavailable(f"no {SIDESTREAM}: make setup")
     policies = folder / "policies"
@@ -257,9 +262,6 @@ STOCK = "stock"
 ENVOY = "envoy"
 SIDECAR = "sidestream"
 TWO_WORKERS = ("--workers", "2")
-TRACING = ("--otel",)
-SILENT = ("--admin", "off", "--set", "sidestream_log=")
-TELLING = ("--set", "sidestream_cost=true", "--set", "sidestream_asm_names=true")
 
 PRODUCTS = {
     product.name: product
@@ -268,11 +270,8 @@ PRODUCTS = {
         Product(STOCK, "stock mitmdump", _stock, _stock_in_pod),
         Product(ENVOY, "Envoy", _envoy),
         Product("litellm", "LiteLLM", _litellm, ready_seconds=120.0),
-        Product(SIDECAR, "Sidestream", functools.partial(_sidestream, 1, ()), _sidestream_in_pod),
-        Product("sidestream-2", "Sidestream --workers 2", functools.partial(_sidestream, 2, TWO_WORKERS)),
-        Product("telling", "Sidestream, telling all", functools.partial(_sidestream, 3, TELLING), is_usual=False),
-        Product("tracing", "Sidestream, tracing all", functools.partial(_sidestream, 5, TRACING), is_usual=False),
-        Product("silent", "Sidestream, silent", functools.partial(_sidestream, 4, SILENT), is_usual=False),
+        sidestream(1, SIDECAR, "Sidestream", in_pod=_sidestream_in_pod),
+        sidestream(2, "sidestream-2", "Sidestream --workers 2", TWO_WORKERS),
     )
 }
 """Name → product, in the order of the table."""

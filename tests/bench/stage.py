@@ -7,19 +7,23 @@ One that can't be installed or started is missing with its reason, and the other
 import contextlib
 import http.client
 import itertools
+import os
 import socket
 import ssl
+import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from sidestream.demo.certificates import Authority
 from tests.bench import provider
 from tests.bench.load import APP_UID, HOST, Target
 from tests.bench.measuring import Stopwatch, cpu_seconds, rss_mb
 from tests.bench.products import Product, Start, Unavailable
 from tests.bench.programs import Cores, Program, started
-from tests.bench.scene import ELSEWHERE, PROVIDER, Namespace, Scene
+from tests.bench.scene import ELSEWHERE, PROVIDER, ROOT, Namespace, Scene
 
 LOOK_SECONDS = 0.05
 SETTLE_SECONDS = 15.0
@@ -45,9 +49,9 @@ class Actor:
     @contextlib.contextmanager
     def measured(self) -> Iterator[Stopwatch]:
         """
-        Let it run, alone, and measure what it takes.
+        Let it run, and measure what it takes.
 
-        It stays alone until it has done what calls that were given up have left it with, so that the next
+        It runs on until it has done what calls that were given up have left it with, so that the next
         measurement does not pay for that.
         """
         if self.program is None:
@@ -71,10 +75,27 @@ class Actor:
             last, now = now, cpu_seconds(pid)
 
 
+def set_up(stack: contextlib.ExitStack, gap: float) -> "Stage":
+    """Make the scene, and start the provider, whose events come `gap` seconds apart."""
+    cores = Cores.share()
+    os.sched_setaffinity(0, cores.load)
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sidestream-bench-")))
+    folder.chmod(0o755)
+    scene = Scene(stack, folder)
+    authority = Authority.create(folder / "ca")
+    certificate = authority.issue(HOST, PROVIDER)
+    serve = [sys.executable, "-m", "tests.bench.provider", "--gap", str(gap)]
+    serve += ["--certificate", str(certificate.cert_file), "--key", str(certificate.key_file)]
+    variables = {"PYTHONPATH": str(ROOT)}
+    stack.enter_context(started(scene.provider, serve, folder / "provider.txt", cores.load, variables))
+    return Stage(scene, cores, authority.ca_file)
+
+
 class Stage:
-    """Where products are started. `missing`: product → why it could not be."""
+    """Where products are started, whose files are in `folder`. `missing`: product → why it could not be."""
 
     def __init__(self, scene: Scene, cores: Cores, ca_file: Path) -> None:
+        self.folder = scene.folder
         self._scene = scene
         self._cores = cores
         self._ca_file = ca_file
@@ -117,7 +138,7 @@ class Stage:
         configure = product.in_pod if in_pods else product.configure
         if configure is None:
             return None, where, None
-        folder = self._scene.folder / f"{next(self._numbers)}-{product.name}"
+        folder = self.folder / f"{next(self._numbers)}-{product.name}"
         folder.mkdir()
         start = configure(folder, self._ca_file)
         inside = where if in_pods else self._scene.proxy
