@@ -94,10 +94,10 @@ def make_request(**fields):
     return RequestView(**(usual | fields))
 
 
-def planned(request=None, provider=None, **config):
-    """Return the plan for `request`, sent to `provider` with a config of `config`."""
+def planned(request=None, provider=None, span=None, **config):
+    """Return the plan for `request`, sent to `provider` with a config of `config`, as an attempt with `span`."""
     provider = provider or make_provider(config=make_config(**config))
-    return plan(Forward(make_backend(provider)), request or make_request())
+    return plan(Forward(make_backend(provider)), request or make_request(), span)
 
 
 # --- streams and what is shown --------------------------------------------------------------------

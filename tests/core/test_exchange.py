@@ -1,5 +1,5 @@
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 from hypothesis import given
@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from sidestream.core.errors import INTERNAL_ERROR, MAX_FOREIGN_TEXT
 from sidestream.core.exchange import AttemptRecord, Exchange
-from sidestream.core.planning import Plan, plan, traced
+from sidestream.core.planning import Plan, plan
 from sidestream.core.routing import Forward, PassThrough, Reject, decide
 from sidestream.core.tracing import SAMPLED, SpanContext, Trace
 from sidestream.core.usage import Meter
@@ -455,13 +455,17 @@ def test_a_record_says_where_it_stands_in_its_trace(trace, told):
     assert (record.trace_id, record.span_id, record.parent_span_id) == told
 
 
+def test_a_record_with_its_price_is_the_same_record():
+    record = begin().finish(now=101.0)
+
+    assert record.priced(0.25) == replace(record, cost_usd=0.25)
+
+
 def test_every_attempt_has_its_own_span():
     exchange = governed(STREAMING)
     backend = make_backend(PROVIDER)
     for number in (1, 2):
-        exchange.began_attempt(
-            backend, traced(plan(Forward(backend), STREAMING), CLIENTS_SPAN.below(number)), now=101.0
-        )
+        exchange.began_attempt(backend, plan(Forward(backend), STREAMING, CLIENTS_SPAN.below(number)), now=101.0)
         exchange.ended_attempt("reset", now=101.0)
 
     record = exchange.finish(now=102.0)

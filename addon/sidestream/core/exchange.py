@@ -7,6 +7,7 @@ The times are the caller's: wall clock for when it began, a monotonic clock for 
 
 from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
+from operator import attrgetter
 
 from sidestream.core.errors import cut
 from sidestream.core.planning import Plan
@@ -138,13 +139,22 @@ class Record:
 
     def as_dict(self) -> dict[str, object]:
         """Return the record as plain values, for JSON."""
-        plain = {name: getattr(self, name) for name in _FIELDS}  # `asdict` copies every value, at five times the cost
-        plain["attempts"] = [{name: getattr(one, name) for name in _ATTEMPT_FIELDS} for one in self.attempts]
+        # `asdict` copies every value, at ten times the cost.
+        plain: dict[str, object] = dict(zip(_TOLD, _told(self), strict=True))
+        plain["attempts"] = [dict(zip(_OF_ATTEMPT, _of_attempt(one), strict=True)) for one in self.attempts]
         return plain
 
+    def priced(self, cost_usd: float) -> "Record":
+        """Return the record with what it cost: what `replace` does, at a quarter of the cost."""
+        values = list(_all(self))
+        values[_COST] = cost_usd
+        return Record(*values)
 
-_FIELDS = tuple(part.name for part in fields(Record) if part.name not in ("content", "wall_time", "trace", "asked"))
-_ATTEMPT_FIELDS = tuple(part.name for part in fields(AttemptRecord))
+
+_ALL, _OF_ATTEMPT = (tuple(part.name for part in fields(kind)) for kind in (Record, AttemptRecord))
+_TOLD = tuple(name for name in _ALL if name not in ("content", "wall_time", "trace", "asked"))
+_COST = _ALL.index("cost_usd")
+_all, _told, _of_attempt = attrgetter(*_ALL), attrgetter(*_TOLD), attrgetter(*_OF_ATTEMPT)
 
 
 class Exchange:
@@ -179,7 +189,8 @@ class Exchange:
     def began_attempt(self, backend: Backend, planned: Plan, *, now: float) -> None:
         """Take note that the request is sent, for the first time or to another backend."""
         assert isinstance(self.decision, Forward), "only what is forwarded is attempted"
-        self.decision = replace(self.decision, backend=backend)
+        if self.decision.backend is not backend:
+            self.decision = replace(self.decision, backend=backend)
         self.plan, self.meter, self.events_out = planned, None, None
         self._attempt = _Attempt(backend, planned, now)
 

@@ -5,7 +5,7 @@ Nothing here touches the request that came in; a plan says what the outgoing one
 key is part of it as a `Secret`, to be revealed only where the wire bytes are made.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from sidestream.core.body import Body, write_object
 from sidestream.core.errors import ClientError
@@ -17,6 +17,8 @@ from sidestream.core.tracing import TRACEPARENT, TRACESTATE, SpanContext
 
 ASKED = ("max_tokens", "max_completion_tokens", "temperature", "top_p")
 """Fields of a chat body that a trace tells: how much of an answer was asked for, and how free it was to be."""
+
+_CREDENTIALS_AND_STATE = CREDENTIAL_HEADERS | {TRACESTATE}
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,19 +58,25 @@ class Plan:
     span: SpanContext | None = None
 
 
-def plan(forward: Forward, request: RequestView) -> Plan | Reject:
-    """Plan `request` as `forward` decided, or reject a chat call whose body is none."""
+def plan(forward: Forward, request: RequestView, span: SpanContext | None = None) -> Plan | Reject:
+    """
+    Plan `request` as `forward` decided, or reject a chat call whose body is none.
+
+    `span`: of the attempt. The provider is told it, and not the client's.
+    """
     backend = forward.backend
     provider, config = backend.provider, backend.config
     operation = operation_of(request.method, request.target, base_of(provider.path))
     endpoint, model = provider.endpoint, request.model
-    always = (("host", endpoint.authority), ("accept-encoding", "identity"))
+    told, removed = _told(span)
+    always = (("host", endpoint.authority), *told)
     if operation is OTHER:
-        attempt = Attempt(endpoint, request.target, always[:1], CREDENTIAL_HEADERS)
-        return Plan(operation, attempt, model, model, stream=False)
+        attempt = Attempt(endpoint, request.target, always, removed)
+        return Plan(operation, attempt, model, model, stream=False, span=span)
+    always = (*always, ("accept-encoding", "identity"))
     if operation is not CHAT:
-        attempt = Attempt(endpoint, _target(provider.path, operation), always, CREDENTIAL_HEADERS, key=config.key)
-        return Plan(operation, attempt, model, model, stream=_is_true(request.body, "stream"))
+        attempt = Attempt(endpoint, _target(provider.path, operation), always, removed, key=config.key)
+        return Plan(operation, attempt, model, model, stream=_is_true(request.body, "stream"), span=span)
 
     if request.body is None or "messages" not in request.body:
         return _refuse(forward, "the body of a chat call is a JSON object with `messages`")
@@ -82,24 +90,22 @@ def plan(forward: Forward, request: RequestView) -> Plan | Reject:
         endpoint,
         provider.path,
         (*always, ("content-type", "application/json")),
-        CREDENTIAL_HEADERS,
+        removed,
         raw,
         config.key,
     )
     sent_model = body.get("model")
     sent_model = sent_model if isinstance(sent_model, str) else None
-    return Plan(operation, attempt, model, sent_model, _is_true(body, "stream"), adds_usage, _asked(body))
+    return Plan(operation, attempt, model, sent_model, _is_true(body, "stream"), adds_usage, _asked(body), span)
 
 
-def traced(planned: Plan, span: SpanContext) -> Plan:
-    """Return `planned` as an attempt whose span is `span`: the provider is told it, and not the client's."""
-    attempt = planned.attempt
-    headers, removed = (*attempt.set_headers, (TRACEPARENT, span.traceparent)), attempt.remove_headers
+def _told(span: SpanContext | None) -> tuple[tuple[tuple[str, str], ...], frozenset[str]]:
+    """Return the headers that tell of `span`, and those to take out."""
+    if span is None:
+        return (), CREDENTIAL_HEADERS
     if span.state:
-        headers = (*headers, (TRACESTATE, span.state))
-    else:
-        removed |= {TRACESTATE}
-    return replace(planned, attempt=replace(attempt, set_headers=headers, remove_headers=removed), span=span)
+        return ((TRACEPARENT, span.traceparent), (TRACESTATE, span.state)), CREDENTIAL_HEADERS
+    return ((TRACEPARENT, span.traceparent),), _CREDENTIALS_AND_STATE
 
 
 def chat_body(body: Body, config: OpenAIConfig) -> Body:

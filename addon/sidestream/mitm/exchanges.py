@@ -15,9 +15,10 @@ from sidestream.core.attempts import Attempts, Try
 from sidestream.core.calls import Call
 from sidestream.core.errors import Fault
 from sidestream.core.exchange import Exchange, Record
-from sidestream.core.planning import Plan, plan, traced
+from sidestream.core.planning import Plan, plan
 from sidestream.core.routing import Forward, RequestView
 from sidestream.core.snapshot import Snapshot
+from sidestream.core.tracing import SpanContext
 from sidestream.mitm.apply import apply
 
 MAX_KEPT_BYTES = 256 * 1024
@@ -47,9 +48,8 @@ class Sending:
         """Return what is sent for `attempt`, and show it in the flow."""
         if attempt is self.first:
             return self.planned
-        planned = plan(replace(self.forward, backend=attempt.backend), self.view)
+        planned = plan(replace(self.forward, backend=attempt.backend), self.view, span_of_attempt(self.exchange))
         assert isinstance(planned, Plan), "what could be sent to one backend can be sent to another"
-        planned = with_span(planned, self.exchange)
         apply(planned.attempt, self.flow)
         return planned
 
@@ -60,12 +60,10 @@ class Sending:
             call.cancel()
 
 
-def with_span(planned: Plan, exchange: Exchange, *, is_attempt: bool = True) -> Plan:
-    """Return `planned` as a part of the trace of `exchange`, with a span of its own if it is recorded as an attempt."""
+def span_of_attempt(exchange: Exchange) -> SpanContext | None:
+    """Return the span of another attempt of `exchange`, if it is traced."""
     span = exchange.trace.own
-    if span is None:
-        return planned
-    return traced(planned, span.below(random.getrandbits(64)) if is_attempt else span)
+    return span.below(random.getrandbits(64)) if span is not None else None
 
 
 @dataclass(slots=True)

@@ -28,7 +28,7 @@ from sidestream.mitm.apply import answer, apply
 from sidestream.mitm.current import Current
 from sidestream.mitm.engine.http import BODY_TOO_LARGE
 from sidestream.mitm.engine.http1 import TOO_LARGE
-from sidestream.mitm.exchanges import MAX_KEPT_BYTES, MAX_KEPT_MESSAGES, Exchanges, Open, Sending, with_span
+from sidestream.mitm.exchanges import MAX_KEPT_BYTES, MAX_KEPT_MESSAGES, Exchanges, Open, Sending, span_of_attempt
 from sidestream.mitm.view import (
     head_bytes,
     header_values,
@@ -150,7 +150,10 @@ class RequestHooks:
 
     def _send(self, flow: http.HTTPFlow, opened: Open, forward: Forward, view: RequestView) -> Reject | None:
         """Plan what is sent first, and what may follow."""
-        planned = plan(forward, view)
+        # An upgrade goes mitmproxy's own way, which records no attempts.
+        is_attempt = "upgrade" not in flow.request.headers
+        span = span_of_attempt(opened.exchange) if is_attempt else opened.exchange.trace.own
+        planned = plan(forward, view, span)
         if isinstance(planned, Reject):
             return planned
         now = time.monotonic()
@@ -164,10 +167,8 @@ class RequestHooks:
         first = attempts.first(now=now, draw=random.random())  # noqa: S311 it shares out load
         if first.backend is not forward.backend:
             forward = replace(forward, backend=first.backend)
-            planned = plan(forward, view)
+            planned = plan(forward, view, span)
             assert isinstance(planned, Plan), "what could be sent to one backend can be sent to another"
-        # An upgrade goes mitmproxy's own way, which records no attempts.
-        planned = with_span(planned, opened.exchange, is_attempt="upgrade" not in flow.request.headers)
         opened.exchange.decision, opened.exchange.plan = forward, planned
         opened.sending = Sending(opened.exchange, flow, view, forward, attempts, first, planned)
         apply(planned.attempt, flow)

@@ -8,7 +8,6 @@ provider that it does not list, whatever its models are called.
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from math import isclose
@@ -60,7 +59,7 @@ class Pricing:
     def __call__(self, record: Record) -> Record:
         """Return `record` with its cost, where that is known."""
         cost = self._cost(record)
-        return record if cost is None else replace(record, cost_usd=round(cost, 9))
+        return record if cost is None else record.priced(round(cost, 9))
 
     def _cost(self, record: Record) -> float | None:
         if record.usage_partial is not False or record.prompt_tokens is None or record.provider_system is None:

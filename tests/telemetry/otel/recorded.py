@@ -1,7 +1,7 @@
 """Records to make spans of."""
 
 from sidestream.core.exchange import Exchange
-from sidestream.core.planning import plan, traced
+from sidestream.core.planning import plan
 from sidestream.core.routing import Forward
 from sidestream.core.tracing import SAMPLED, SpanContext, Trace
 from sidestream.core.usage import Meter
@@ -19,11 +19,11 @@ def record_of(*, trace=Trace(PARENT, OWN), model="gpt-4o", error=None, status=20
     exchange.trace = trace
     backend = make_backend(PROVIDER)
     exchange.decision = Forward(backend)
-    planned = plan(exchange.decision, make_request(body={"model": model, "messages": [], "stream": True, "top_p": 1}))
+    request = make_request(body={"model": model, "messages": [], "stream": True, "top_p": 1})
     exchange.received(now=10.0)
     for number in range(attempts):
-        told = traced(planned, trace.own.below(number + 1)) if trace.own is not None else planned
-        exchange.began_attempt(backend, told, now=11.0 + number)
+        span = trace.own.below(number + 1) if trace.own is not None else None
+        exchange.began_attempt(backend, plan(exchange.decision, request, span), now=11.0 + number)
         if number + 1 < attempts:
             exchange.ended_attempt("reset", now=11.5 + number)
     exchange.attempt_answered(status, Meter("text/event-stream"))
