@@ -5,6 +5,7 @@ import json
 import os
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -146,6 +147,22 @@ def test_lines_are_let_out_together_as_far_as_a_pipe_takes_them_in_one_piece():
 
     assert [piece.count("\n") for piece in output.pieces] == [2, 2, 1, 1, 1]
     assert all(len(piece) <= 4096 for piece in output.pieces if piece.count("\n") > 1)
+
+
+@pytest.mark.parametrize(("make", "pieces"), [(Path.touch, 1), (os.mkfifo, 5)], ids=["a file", "a pipe"])
+def test_how_much_is_let_out_together_depends_on_what_it_is(tmp_path, monkeypatch, make, pieces):
+    path = tmp_path / "records"
+    make(path)
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    sink = make_log(output_to(str(path)))
+    flushed = []
+    monkeypatch.setattr(LogFile, "flush", lambda output: (flushed.append(1), output._file.flush()))
+
+    tell(sink, *(make_record("x" * 1000) for _ in range(10)))
+
+    assert len(flushed) == pieces
+    assert os.read(reader, 65536).count(b"\n") == 10
+    os.close(reader)
 
 
 def test_a_dash_is_standard_output(capsys):

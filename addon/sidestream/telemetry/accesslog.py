@@ -7,6 +7,7 @@ A sink never harms the traffic: what can't be written is counted, and said once.
 import contextlib
 import logging
 import os
+import stat
 import sys
 import zlib
 from collections.abc import Callable
@@ -19,8 +20,10 @@ logger = logging.getLogger(__name__)
 
 STANDARD_OUTPUT = "-"
 
-MAX_TOGETHER_BYTES = 4096
+MAX_IN_PIPE_BYTES = 4096
 """How many bytes of lines are let out together: a pipe that several write to takes so many in one piece (PIPE_BUF)."""
+MAX_IN_FILE_BYTES = 64 * 1024
+"""The same for a file, to which whatever is added stays in one piece."""
 
 
 class Output(Protocol):
@@ -38,6 +41,8 @@ class AccessLog:
 
     def __init__(self, output: Output, format_record: Callable[[Record], str]) -> None:
         self._output = output
+        is_file = isinstance(output, LogFile) and output.is_regular
+        self._max_together = MAX_IN_FILE_BYTES if is_file else MAX_IN_PIPE_BYTES
         self._format = format_record
         self.lost = 0
         self._unseen = self._unseen_bytes = 0
@@ -46,7 +51,7 @@ class AccessLog:
         """Write `record`."""
         line = self._format(record) + "\n"
         size = len(line.encode())
-        if self._unseen_bytes + size > MAX_TOGETHER_BYTES:
+        if self._unseen_bytes + size > self._max_together:
             self.flush()
         try:
             self._output.write(line)
@@ -106,6 +111,11 @@ class LogFile:
         self._file = self._open()
         self._size: int | None = None  # known from the first line after a flush until the next
 
+    @property
+    def is_regular(self) -> bool:
+        """Whether it is a file and no pipe, terminal or other device."""
+        return stat.S_ISREG(os.fstat(self._file.fileno()).st_mode)
+
     def write(self, line: str) -> None:
         """Write a line."""
         size, length = self._look() if self._size is None else self._size, len(line.encode())
@@ -122,7 +132,7 @@ class LogFile:
         self._file.flush()
 
     def _open(self) -> TextIO:
-        return self._path.open("a", encoding="utf-8")
+        return self._path.open("a", MAX_IN_FILE_BYTES, encoding="utf-8")
 
     def _reopen(self) -> None:
         older, self._file = self._file, self._open()
