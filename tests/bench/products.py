@@ -238,7 +238,6 @@ def _sidestream_run(number: int, flags: Sequence[str], listen: str, folder: Path
     port = int(listen.rpartition(":")[2])
     ports = range(port, port + (2 if flags == TWO_WORKERS else 1))
     variables = {"BENCH_KEY": provider.KEY, "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://{PROVIDER}:{provider.PLAIN_PORT}"}
-    variables["OTEL_BSP_SCHEDULE_DELAY"] = "500"  # so that most spans of calls that are measured are sent meanwhile
     return Start(command, ports, variables, redirected=f"{REDIRECTED}{number}")
 
 

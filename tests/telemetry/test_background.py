@@ -3,6 +3,8 @@
 import threading
 from dataclasses import replace
 
+import pytest
+
 from sidestream.core.exchange import Content, Exchange
 from sidestream.telemetry import background
 from sidestream.telemetry.background import InBackground
@@ -74,6 +76,22 @@ def test_what_was_written_is_flushed_also_while_more_comes():
     sink.close()
 
     assert not sink._waiting
+
+
+def test_more_is_gathered_at_a_time_when_there_is_much(monkeypatch):
+    monkeypatch.setattr(background, "GATHERING_SECONDS_WHEN_BUSY", 3600)
+    written = []
+    sink = InBackground(written.append)
+
+    for number in range(2 * background.MANY):
+        sink(make_record(str(number)))
+    wait_for(lambda: len(written) == 2 * background.MANY)
+    sink(make_record("one more"))
+    with pytest.raises(TimeoutError):
+        wait_for(lambda: len(written) > 2 * background.MANY, timeout=5 * background.GATHERING_SECONDS)
+    sink.close()
+
+    assert len(written) == 2 * background.MANY + 1
 
 
 def test_the_end_does_not_wait_for_more_to_gather(monkeypatch):

@@ -20,6 +20,8 @@ from sidestream.core.tracing import RANDOM, SAMPLED, SpanContext
 SPAN_NAME = "exchange"
 """What samplers are told; the span is named when more is known."""
 
+_NO_PARENT = Context()
+
 
 class Sampling:
     """Begins spans (a `core.tracing.BeginSpan`)."""
@@ -30,17 +32,15 @@ class Sampling:
     def __call__(self, parent: SpanContext | None) -> SpanContext:
         """Return the span of an exchange whose client's is `parent`."""
         if parent is None:
-            trace_id, random_flag, state, context = f"{random.getrandbits(128) or 1:032x}", RANDOM, "", None
+            number = random.getrandbits(128) or 1
+            trace_id, flags, state, context = f"{number:032x}", RANDOM, "", _NO_PARENT
         else:
-            trace_id, random_flag, state, context = (
-                parent.trace_id,
-                parent.flags & RANDOM,
-                parent.state,
-                _context_of(parent),
-            )
-        decided = self._sampler.should_sample(context, int(trace_id, 16), SPAN_NAME).decision
-        flag = SAMPLED if decided is Decision.RECORD_AND_SAMPLE else 0
-        return SpanContext(trace_id, f"{random.getrandbits(64) or 1:016x}", random_flag | flag, state)
+            number = int(parent.trace_id, 16)
+            trace_id, flags, state, context = parent.trace_id, parent.flags & RANDOM, parent.state, _context_of(parent)
+        decided = self._sampler.should_sample(context, number, SPAN_NAME).decision
+        if decided is Decision.RECORD_AND_SAMPLE:
+            flags |= SAMPLED
+        return SpanContext(trace_id, f"{random.getrandbits(64) or 1:016x}", flags, state)
 
 
 def _context_of(parent: SpanContext) -> Context:
