@@ -37,6 +37,8 @@ def test_without_one_a_trace_begins_at_random(monkeypatch):
     ("sampler", "argument", "parent", "is_kept"),
     [
         ("always_off", "", PARENT, False),
+        ("always_off", "", None, False),
+        ("always_on", "", None, True),
         ("always_on", "", UNSAMPLED, True),
         ("parentbased_always_off", "", None, False),
         ("parentbased_always_off", "", PARENT, True),
@@ -49,6 +51,19 @@ def test_the_sampler_is_the_one_that_is_named(monkeypatch, sampler, argument, pa
     own = begin_span(monkeypatch, parent, OTEL_TRACES_SAMPLER=sampler, OTEL_TRACES_SAMPLER_ARG=argument)
 
     assert own.is_sampled is is_kept
+
+
+@pytest.mark.parametrize(
+    ("sampler", "asked"),
+    [("always_on", 0), ("parentbased_always_on", 0), ("parentbased_always_off", 0), ("parentbased_traceidratio", 1)],
+)
+def test_who_decides_the_same_of_all_is_not_asked_each_time(monkeypatch, sampler, asked):
+    calls = []
+    monkeypatch.setattr(Sampling, "_asked", lambda *_: calls.append(1) or 0)
+
+    begin_span(monkeypatch, None, OTEL_TRACES_SAMPLER=sampler, OTEL_TRACES_SAMPLER_ARG="0.5")
+
+    assert len(calls) == asked
 
 
 def test_the_environment_says_who_we_are(monkeypatch):

@@ -11,7 +11,7 @@ from opentelemetry.sdk.resources import (
     Resource,
 )
 from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.sampling import Decision, Sampler
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, DEFAULT_OFF, DEFAULT_ON, Decision, Sampler
 from opentelemetry.trace import NonRecordingSpan, TraceFlags, set_span_in_context
 from opentelemetry.trace import SpanContext as SdkSpanContext
 
@@ -20,7 +20,8 @@ from sidestream.core.tracing import RANDOM, SAMPLED, SpanContext
 SPAN_NAME = "exchange"
 """What samplers are told; the span is named when more is known."""
 
-_NO_PARENT = Context()
+_OF_ROOTS = ((ALWAYS_ON, SAMPLED), (DEFAULT_ON, SAMPLED), (ALWAYS_OFF, 0), (DEFAULT_OFF, 0))
+"""Samplers that decide the same of all spans without a parent, and what: to ask them takes longer than all the rest."""
 
 
 class Sampling:
@@ -28,19 +29,21 @@ class Sampling:
 
     def __init__(self, sampler: Sampler) -> None:
         self._sampler = sampler
+        self._of_roots = next((flag for known, flag in _OF_ROOTS if sampler is known), None)
 
     def __call__(self, parent: SpanContext | None) -> SpanContext:
         """Return the span of an exchange whose client's is `parent`."""
+        span_id = f"{random.getrandbits(64) or 1:016x}"
         if parent is None:
             number = random.getrandbits(128) or 1
-            trace_id, flags, state, context = f"{number:032x}", RANDOM, "", _NO_PARENT
-        else:
-            number = int(parent.trace_id, 16)
-            trace_id, flags, state, context = parent.trace_id, parent.flags & RANDOM, parent.state, _context_of(parent)
-        decided = self._sampler.should_sample(context, number, SPAN_NAME).decision
-        if decided is Decision.RECORD_AND_SAMPLE:
-            flags |= SAMPLED
-        return SpanContext(trace_id, f"{random.getrandbits(64) or 1:016x}", flags, state)
+            flag = self._asked(Context(), number) if self._of_roots is None else self._of_roots
+            return SpanContext(f"{number:032x}", span_id, RANDOM | flag)
+        flag = self._asked(_context_of(parent), int(parent.trace_id, 16))
+        return SpanContext(parent.trace_id, span_id, (parent.flags & RANDOM) | flag, parent.state)
+
+    def _asked(self, context: Context, trace_id: int) -> int:
+        decided = self._sampler.should_sample(context, trace_id, SPAN_NAME).decision
+        return SAMPLED if decided is Decision.RECORD_AND_SAMPLE else 0
 
 
 def _context_of(parent: SpanContext) -> Context:
