@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 import tempfile
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -156,7 +157,10 @@ class Load:
 
     def _write(self, name: str, content: bytes) -> Path:
         path = self._folder / name
-        path.write_bytes(content)
+        if not path.exists() or path.read_bytes() != content:
+            part = self._folder / f"{name}.{threading.get_ident()}"  # others may read it at any moment
+            part.write_bytes(content)
+            part.replace(path)
         return path
 
 

@@ -46,22 +46,30 @@ class Actor:
     program: Program | None
     idle_mb: float = 0.0
 
+    def watch(self) -> Stopwatch:
+        """Return what measures it."""
+        return Stopwatch(self.program.pid if self.program is not None else None, self.cores)
+
     @contextlib.contextmanager
     def measured(self) -> Iterator[Stopwatch]:
+        """Let it run, and measure what it takes."""
+        with self.running(), self.watch() as watch:
+            yield watch
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
         """
-        Let it run, and measure what it takes.
+        Let it run.
 
         It runs on until it has done what calls that were given up have left it with, so that the next
         measurement does not pay for that.
         """
         if self.program is None:
-            with Stopwatch(None, self.cores) as watch:
-                yield watch
+            yield
             return
         self.program.thaw()
         try:
-            with Stopwatch(self.program.pid, self.cores) as watch:
-                yield watch
+            yield
         finally:
             self._settle(self.program.pid)
             self.program.freeze()

@@ -109,6 +109,15 @@ def test_who_stands_for_election_no_more_ends_and_is_started_again(server, monke
     assert not was_asked_to
 
 
+def test_who_ends_in_order_is_alive_until_then(server):
+    replica = Replica(api_of(server), Settings("sidestream-system", "one"))
+    replica.election.start()
+
+    replica.election.stop()
+
+    assert replica.election.alive
+
+
 def test_without_a_cluster_it_says_so_and_ends(tmp_path, capsys):
     assert main(["controller", f"--kubeconfig={tmp_path / 'nothing'}"]) == 1
     assert "no cluster is configured" in capsys.readouterr().err

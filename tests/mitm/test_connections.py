@@ -32,10 +32,10 @@ async def is_closed(reader):
         return True
 
 
-async def ask(reader, writer, target):
+async def ask(reader, writer, target, host="localhost"):
     """Make a chat call on a connection that stays open; return the status."""
     body = b'{"messages": []}'
-    writer.write(f"POST {target} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body)
+    writer.write(f"POST {target} HTTP/1.1\r\nhost: {host}\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body)
     head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 20)
     await reader.readexactly(int(head.lower().partition(b"content-length: ")[2].split()[0]))
     return int(head.split()[1])
@@ -163,22 +163,48 @@ def backlogs():
 
 @pytest.fixture
 def _collector_at_rest():
+    gc.collect()
     gc.disable()
     yield
     gc.enable()
 
 
+def flows():
+    return [each for each in gc.get_objects() if isinstance(each, HTTPFlow)]
+
+
+WHOLE = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}"
+CUT = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 200\r\n\r\n{}"
+WRONG = b"HTTP/1.1 503 Unavailable\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}"
+
+
+@pytest.mark.parametrize(
+    ("answer", "target", "status"),
+    [
+        (WHOLE, "http://localhost/", 200),
+        (WHOLE, "http://localhost/v1/chat/completions", 200),
+        (WRONG, "http://localhost/v1/chat/completions", 503),
+        (CUT, "http://localhost/v1/chat/completions", 502),
+        (WHOLE, "http://other.example/", 400),
+        (WHOLE, "http://127.0.0.1:{at}/", 200),
+    ],
+    ids=["unknown", "chat", "an error", "no answer", "two hosts", "ungoverned"],
+)
 @pytest.mark.usefixtures("_collector_at_rest")
-async def test_nothing_keeps_a_flow_after_its_record_not_even_itself():
-    answer = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}"
-    async with witness(answer) as (at, _):
-        addon, records = make_addon(provider_at(at))
+async def test_nothing_keeps_a_flow_after_its_end_not_even_itself(answer, target, status):
+    async def end_all(reader, writer):
+        await reader.readuntil(b"[]}")
+        writer.write(answer)
+        writer.close()
+
+    others = flows()  # which other tests left
+    async with await asyncio.start_server(end_all, "127.0.0.1", 0) as provider:
+        at = provider.sockets[0].getsockname()[1]
+        addon, _ = make_addon(provider_at(at))
         async with running(addon) as port:
             reader, writer = await connect(port)
-            assert await ask(reader, writer, "http://localhost/") == 200
-            await until(lambda: records)
+            host = "127.0.0.1" if "127.0.0.1" in target else "localhost"
+            assert await ask(reader, writer, target.format(at=at), host) == status
 
-            left = [each for each in gc.get_objects() if isinstance(each, HTTPFlow) and each.id == records[0].id]
+            await until(lambda: len(flows()) == len(others))
             writer.close()
-
-    assert left == []

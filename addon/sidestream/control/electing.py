@@ -95,8 +95,8 @@ class Electing:
 
     @property
     def alive(self) -> bool:
-        """Whether the thread that stands for election is there, if it was started."""
-        return self._thread.ident is None or self._thread.is_alive()
+        """Whether the thread that stands for election is there, unless it was not started or is to stop."""
+        return self._thread.ident is None or self._stopping.is_set() or self._thread.is_alive()
 
     def start(self) -> None:
         """Stand for election."""

@@ -55,7 +55,7 @@ class HooksAtOnce:
                     yield command
                     continue
                 left -= 1
-                if self._handler.is_done_at_once(command, may_be=left > 0) and command.blocking:
+                if self._handler.is_done_at_once(command, may_be=left >= 0) and command.blocking:
                     waiting.append(events.HookCompleted(command))
 
 

@@ -90,7 +90,7 @@ class GovernedHttpStream(HttpStream):
         """
         Refer to itself no more, once it is over: so it goes now, with its flow and the bodies.
 
-        Otherwise all of it waits for Python's collector, which took a thirtieth of the time to find it.
+        Otherwise all of it waits for Python's collector.
         """
         self.context.layers.clear()
         self.client_state = self.server_state = _over
