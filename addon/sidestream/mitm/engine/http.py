@@ -217,12 +217,12 @@ class GovernedHttpLayer(HttpLayer):
 
     def _make_server(self) -> None:
         if self.context.client.alpn not in MULTIPLEXED:
-            server = GovernedHttp1Server(self.context.fork())
+            server = GovernedHttp1Server(fork(self.context))
             server.max_head_bytes, server.note_refusal = self.governor.max_head_bytes(), self.governor.note_refusal
             server.is_ending = self.governor.is_ending
             self.connections.setdefault(self.context.client, server)
         elif self.context.client.alpn == b"h2":
-            multiplexed = make_http2_server(self.context.fork(), self.governor.max_head_bytes())
+            multiplexed = make_http2_server(fork(self.context), self.governor.max_head_bytes())
             self.connections.setdefault(self.context.client, multiplexed)
 
     def _give_up(self) -> Commands:
