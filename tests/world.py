@@ -133,13 +133,16 @@ class Proxy:
             client.sendall(f"{head}Content-Length: 0\r\nConnection: close\r\n\r\n".encode())
             while client.recv(65536):
                 pass
-            own = ":".join(map(str, client.getsockname()))
+            return self.wait_for_number(client.getsockname()[1], known)
 
-        def own_number() -> int | None:
+    def wait_for_number(self, port: int, known: int) -> int:
+        """Return how many records there are up to that of the client at `port`, which is none of the first `known`."""
+
+        def number() -> int | None:
             found = enumerate(self.records[known:], known + 1)
-            return next((number for number, record in found if record["client"] == own), None)
+            return next((number for number, record in found if record["client"].endswith(f":{port}")), None)
 
-        return wait_for(own_number)
+        return wait_for(number)
 
     def wait_for_record(
         self, predicate: Callable[[dict], bool] = lambda _: True, timeout: float = WAIT_SECONDS

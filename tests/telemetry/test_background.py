@@ -80,18 +80,21 @@ def test_what_was_written_is_flushed_also_while_more_comes():
 
 def test_more_is_gathered_at_a_time_when_there_is_much(monkeypatch):
     monkeypatch.setattr(background, "GATHERING_SECONDS_WHEN_BUSY", 3600)
-    written = []
-    sink = InBackground(written.append)
+    written, free = [], threading.Event()
+    sink = InBackground(lambda record: (written.append(record), free.wait(60)))
 
-    for number in range(2 * background.MANY):
+    sink(make_record("first"))
+    wait_for(lambda: written)
+    for number in range(background.MANY):
         sink(make_record(str(number)))
-    wait_for(lambda: len(written) == 2 * background.MANY)
+    free.set()
+    wait_for(lambda: len(written) == background.MANY + 1)
     sink(make_record("one more"))
     with pytest.raises(TimeoutError):
-        wait_for(lambda: len(written) > 2 * background.MANY, timeout=5 * background.GATHERING_SECONDS)
+        wait_for(lambda: len(written) > background.MANY + 1, timeout=5 * background.GATHERING_SECONDS)
     sink.close()
 
-    assert len(written) == 2 * background.MANY + 1
+    assert len(written) == background.MANY + 2
 
 
 def test_the_end_does_not_wait_for_more_to_gather(monkeypatch):

@@ -173,13 +173,7 @@ class Pod:
         """Return the records of all calls that are over: those until that of another one, which is refused."""
         known = len(self.proxy.records)  # a port is used again before long: an older record may have the same one
         refused = self.curl("-o", "/dev/null", "-w", "%{local_port}", "http://dashscope.aliyuncs.com", "-d", "")
-
-        def number_of_own() -> int | None:
-            found = enumerate(self.proxy.records[known:], known)
-            return next((number for number, one in found if one["client"].endswith(f":{refused.stdout}")), None)
-
-        wait_for(lambda: number_of_own() is not None)
-        return self.proxy.records[: number_of_own()]
+        return self.proxy.records[: self.proxy.wait_for_number(int(refused.stdout), known) - 1]
 
     def kill_proxy(self) -> None:
         """Kill the proxy, which is told nothing."""
