@@ -1,10 +1,12 @@
 """When rules cannot be applied: what was there before is there after, and the message says what to do."""
 
 import shutil
+import tempfile
+from pathlib import Path
 
 import pytest
 
-from tests.init_container.network import PATH
+from tests.init_container.network import PATH, SCRIPT
 
 # Stand-ins for `ip6tables-nft-restore` and the like. REAL is replaced by the real one.
 FAILS = "cat >/dev/null; echo 'line 9 failed: No such file or directory' >&2; exit 1\n"
@@ -130,10 +132,18 @@ def test_without_iptables_it_says_what_to_install(namespace, shell, plain_progra
 NOT_ROOT = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
 
 
+@pytest.fixture(scope="module")
+def public_script():
+    """The script where everybody may read it: a checkout may be in a folder that is its owner's alone."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield shutil.copy(SCRIPT, folder)
+
+
 @pytest.mark.parametrize("action", [[], ["--cleanup"]], ids=["apply", "cleanup"])
 @pytest.mark.parametrize("backend_option", ["auto", "nft"])
-def test_without_rights_it_names_the_capability(namespace, shell, backend_option, action):
-    failed = namespace.redirect([*NOT_ROOT, *shell], "--backend", backend_option, *action)
+def test_without_rights_it_names_the_capability(namespace, shell, public_script, backend_option, action):
+    failed = namespace.run(*NOT_ROOT, *shell, public_script, "--backend", backend_option, *action, check=False)
 
     assert failed.returncode == 1
     assert "The capability NET_ADMIN is missing" in failed.stderr
